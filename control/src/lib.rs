@@ -1,0 +1,8 @@
+//! Who should own which slot, who does, and who is alive.
+//!
+//! The pure modules ([`ring`], [`placement`], [`planner`]) know no etcd, socket or clock. The shells around them
+//! ([`registry`], [`coordinator`]) talk to etcd and follow what it says. What a slot holds is no concern of this crate.
+
+pub mod clock;
+pub mod placement;
+pub mod view;

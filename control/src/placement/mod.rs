@@ -1,0 +1,115 @@
+//! Where every slot is: the value kept in etcd under `placement`, and every change of it as a guarded transition.
+//!
+//! Pure. The [`crate::coordinator`] writes what comes out of here by compare-and-swap.
+
+use std::collections::BTreeMap;
+
+use roomring_proto::{Generation, Incarnation, NodeId, PlacementRef, Seat, SlotId, Term, Uid, Version};
+
+/// The placement format that this build writes.
+pub const FORMAT: u32 = 1;
+
+/// What is fixed when a cluster is created.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// Number of slots, 1 to [`roomring_proto::limits::SLOTS`].
+    pub slots: u32,
+    /// Seats wanted per slot, 1 to 3.
+    pub replication: u32,
+    /// In-sync seats without which publishes wait, 1 to `replication`.
+    pub min_in_sync: u32,
+    /// How long a primary may serve without contact with etcd.
+    pub fence_after: std::time::Duration,
+}
+
+/// Parameters of the ring, kept with the placement so that every process and release computes the same one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RingParams {
+    /// Points on the ring of a node of weight 100.
+    pub vnodes: u32,
+    /// Bound on a node's primaries in percent of its weighted share.
+    pub bound_percent: u32,
+}
+
+/// A process named by the placement: a member, or one that still holds seats.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Member {
+    /// Its configured name.
+    pub node: NodeId,
+    /// Random id of its directory; a successor that holds its lock proves this process dead.
+    pub home: String,
+    /// host:port of its gRPC server.
+    pub grpc_addr: String,
+    /// Failure zone, may be empty.
+    pub zone: String,
+    /// Registered weight in percent.
+    pub weight: u32,
+    /// False once evicted; its seats may remain.
+    pub active: bool,
+    /// Highest placement format it understands.
+    pub max_format: u32,
+}
+
+/// One slot's record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SlotRecord {
+    /// Rises whenever the primary changes, and at recreation.
+    pub term: Term,
+    /// One of `in_sync`.
+    pub primary: Seat,
+    /// Replicas that count for every commit; never empty; in order of seniority.
+    pub in_sync: Vec<Seat>,
+    /// Replicas that catch up.
+    pub learners: Vec<Seat>,
+    /// Rises when the slot is recreated empty.
+    pub generation: Generation,
+}
+
+/// Where every slot is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Placement {
+    /// This placement's history.
+    pub uid: Uid,
+    /// Format of the encoding.
+    pub format: u32,
+    /// Rises by one with every write.
+    pub version: Version,
+    /// Fixed at creation.
+    pub settings: Settings,
+    /// Fixed at creation.
+    pub ring: RingParams,
+    /// By incarnation: members, and processes that still hold seats.
+    pub members: BTreeMap<Incarnation, Member>,
+    /// Index = slot number.
+    pub slots: Vec<SlotRecord>,
+}
+
+impl SlotRecord {
+    /// Every seat: in-sync, then learners.
+    pub fn seats(&self) -> impl Iterator<Item = Seat> + '_ {
+        self.in_sync.iter().chain(&self.learners).copied()
+    }
+
+    /// The seat held by `incarnation`, if any. A process has at most one in a slot.
+    pub fn seat_of(&self, incarnation: Incarnation) -> Option<Seat> {
+        self.seats().find(|s| s.incarnation == incarnation)
+    }
+}
+
+impl Placement {
+    /// Which placement this is.
+    pub fn reference(&self) -> PlacementRef {
+        PlacementRef { uid: self.uid, version: self.version }
+    }
+
+    /// The record of `slot`; `None` past the end.
+    pub fn slot(&self, slot: SlotId) -> Option<&SlotRecord> {
+        self.slots.get(slot.0 as usize)
+    }
+
+    /// The process that is primary of `slot`.
+    pub fn primary_of(&self, slot: SlotId) -> Option<(Incarnation, &Member)> {
+        let seat = self.slot(slot)?.primary;
+        self.members.get(&seat.incarnation).map(|m| (seat.incarnation, m))
+    }
+}

@@ -1,0 +1,77 @@
+//! What one process knows of its cluster.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use roomring_proto::{Incarnation, NodeId};
+
+use crate::clock::Time;
+use crate::placement::Placement;
+
+/// A registered node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeEntry {
+    /// The process.
+    pub incarnation: Incarnation,
+    /// Random id of the directory that the process holds locked.
+    pub home: String,
+    /// host:port of its gRPC server.
+    pub grpc_addr: String,
+    /// Failure zone, may be empty.
+    pub zone: String,
+    /// Registered weight in percent.
+    pub weight: u32,
+    /// Told to stop: the ring leaves it out.
+    pub draining: bool,
+    /// Release of the binary.
+    pub release: String,
+    /// Highest placement format it understands.
+    pub max_format: u32,
+}
+
+/// A registered router.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RouterEntry {
+    /// The process.
+    pub incarnation: Incarnation,
+    /// host:port of its gRPC server.
+    pub grpc_addr: String,
+    /// host:port of its client-facing HTTP server.
+    pub http_addr: String,
+    /// Release of the binary.
+    pub release: String,
+}
+
+/// What operators and the rebalancer want.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Intents {
+    /// Nodes to be emptied.
+    pub drained: std::collections::BTreeSet<NodeId>,
+    /// Weights in percent that win over the registered ones.
+    pub weights: BTreeMap<NodeId, u32>,
+    /// Slots pinned to a node.
+    pub pins: BTreeMap<roomring_proto::SlotId, NodeId>,
+    /// Slots moved by the rebalancer; pins win.
+    pub overrides: BTreeMap<roomring_proto::SlotId, NodeId>,
+}
+
+/// What one process knows of its cluster: the registry's keys as last seen, plus a newer placement if a peer sent one.
+/// Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct ClusterView {
+    /// Registered nodes.
+    pub nodes: Arc<BTreeMap<NodeId, NodeEntry>>,
+    /// Registered routers.
+    pub routers: Arc<BTreeMap<NodeId, RouterEntry>>,
+    /// What operators want.
+    pub intents: Arc<Intents>,
+    /// Where every slot is; `None` before a cluster is formed.
+    pub placement: Option<Arc<Placement>>,
+    /// mod_revision of the placement's key; 0 if absent. Base of the next compare-and-swap; only moved by what etcd said.
+    pub placement_revision: i64,
+    /// Since when the watch has been whole without a gap; `None` while it is not. The proposer's clock for `recreate`.
+    pub unbroken_since: Option<Time>,
+    /// Contact with etcd: the send time of the last linearizable read that returned this process's own registration and a
+    /// revision of the placement that `placement` here has reached. `None` before the first.
+    pub contact: Option<Time>,
+}

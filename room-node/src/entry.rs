@@ -1,0 +1,213 @@
+//! One entry of a slot's log: the only way in which a room changes.
+
+use bytes::Bytes;
+use roomring_proto::{Generation, Incarnation, Lsn, Malformed, RoomId, Seq, Term, v1};
+
+/// An entry of a slot's log. `(generation, term, lsn)` names it: equal names, equal entries.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Entry {
+    /// The slot's generation.
+    pub generation: Generation,
+    /// Term of the primary that made it.
+    pub term: Term,
+    /// Place in the log.
+    pub lsn: Lsn,
+    /// Unix time at the primary, ms; never falls within a slot.
+    pub time_ms: u64,
+    /// What it does.
+    pub body: Body,
+}
+
+/// What an entry does.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Body {
+    /// Makes a room, whose epoch is named after this entry. Nothing else in a room precedes it.
+    Create {
+        /// The room.
+        room: RoomId,
+    },
+    /// A publication.
+    Publish {
+        /// The room.
+        room: RoomId,
+        /// What was published.
+        publish: Publish,
+    },
+    /// A client joined. A client that is there already is replaced without an event.
+    Join {
+        /// The room.
+        room: RoomId,
+        /// Who.
+        info: Client,
+        /// The router process that holds its socket.
+        router: Incarnation,
+    },
+    /// A client left.
+    Leave {
+        /// The room.
+        room: RoomId,
+        /// Id of its connection.
+        client: String,
+    },
+    /// What is too old as of `time_ms` goes, in every room of the slot: history, remembered ids.
+    Expire,
+    /// The room ends: nobody is in it and its history is gone.
+    Remove {
+        /// The room.
+        room: RoomId,
+    },
+}
+
+/// A publication, as logged.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Publish {
+    /// Its number in the room.
+    pub seq: Seq,
+    /// The payload.
+    pub data: Bytes,
+    /// Who; `None` for a server.
+    pub info: Option<Client>,
+    /// Id given by the publisher, empty if none.
+    pub id: String,
+    /// The router process that sent it.
+    pub router: Incarnation,
+    /// Its number among what that process published to this slot, from 1.
+    pub number: u64,
+    /// Every number up to this one is answered and never sent again.
+    pub settled_below: u64,
+}
+
+/// A connected client, as shown to others.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct Client {
+    /// The user's name; empty for anonymous.
+    pub user: String,
+    /// Id of the connection.
+    pub client: String,
+    /// JSON, or empty.
+    pub conn_info: Bytes,
+    /// JSON, or empty.
+    pub chan_info: Bytes,
+}
+
+impl Entry {
+    /// The room it is about; `None` if about the whole slot.
+    pub fn room(&self) -> Option<&RoomId> {
+        match &self.body {
+            Body::Create { room }
+            | Body::Publish { room, .. }
+            | Body::Join { room, .. }
+            | Body::Leave { room, .. }
+            | Body::Remove { room } => Some(room),
+            Body::Expire => None,
+        }
+    }
+
+    /// Bytes of memory it is counted with: payloads and names plus a flat overhead.
+    pub fn cost(&self) -> usize {
+        const OVERHEAD: usize = 128;
+        OVERHEAD
+            + match &self.body {
+                Body::Publish { publish, .. } => {
+                    publish.data.len() + publish.id.len() + publish.info.as_ref().map_or(0, Client::cost)
+                }
+                Body::Join { info, .. } => info.cost(),
+                Body::Leave { client, .. } => client.len(),
+                Body::Create { .. } | Body::Remove { .. } | Body::Expire => 0,
+            }
+    }
+}
+
+impl Client {
+    /// Bytes of memory it is counted with.
+    pub fn cost(&self) -> usize {
+        self.user.len() + self.client.len() + self.conn_info.len() + self.chan_info.len()
+    }
+}
+
+impl From<v1::ClientInfo> for Client {
+    fn from(c: v1::ClientInfo) -> Self {
+        Self { user: c.user, client: c.client, conn_info: c.conn_info, chan_info: c.chan_info }
+    }
+}
+
+impl From<&Client> for v1::ClientInfo {
+    fn from(c: &Client) -> Self {
+        Self {
+            user: c.user.clone(),
+            client: c.client.clone(),
+            conn_info: c.conn_info.clone(),
+            chan_info: c.chan_info.clone(),
+        }
+    }
+}
+
+impl From<&Entry> for v1::Entry {
+    fn from(e: &Entry) -> Self {
+        use v1::entry::Body as B;
+        let body = match &e.body {
+            Body::Create { .. } => B::Create(v1::CreateRoom {}),
+            Body::Publish { publish, .. } => B::Publish(v1::PublishEntry {
+                seq: publish.seq.0,
+                data: publish.data.clone(),
+                info: publish.info.as_ref().map(Into::into),
+                id: publish.id.clone(),
+                router: publish.router.0,
+                number: publish.number,
+                settled_below: publish.settled_below,
+            }),
+            Body::Join { info, router, .. } => B::Join(v1::JoinEntry { info: Some(info.into()), router: router.0 }),
+            Body::Leave { client, .. } => B::Leave(v1::LeaveEntry { client: client.clone() }),
+            Body::Expire => B::Expire(v1::Expire {}),
+            Body::Remove { .. } => B::Remove(v1::RemoveRoom {}),
+        };
+        Self {
+            generation: e.generation.0,
+            term: e.term.0,
+            lsn: e.lsn.0,
+            time_ms: e.time_ms,
+            room: e.room().map_or_else(String::new, |r| r.as_str().to_owned()),
+            body: Some(body),
+        }
+    }
+}
+
+impl TryFrom<v1::Entry> for Entry {
+    type Error = Malformed;
+
+    fn try_from(e: v1::Entry) -> Result<Self, Malformed> {
+        use v1::entry::Body as B;
+        let missing = |what: &str| Malformed(format!("entry {} lacks {what}", e.lsn));
+        let room = || RoomId::new(&e.room);
+        let body = match e.body.ok_or_else(|| missing("a body that this release knows"))? {
+            B::Create(_) => Body::Create { room: room()? },
+            B::Publish(p) => Body::Publish {
+                room: room()?,
+                publish: Publish {
+                    seq: Seq(p.seq),
+                    data: p.data,
+                    info: p.info.map(Into::into),
+                    id: p.id,
+                    router: Incarnation(p.router),
+                    number: p.number,
+                    settled_below: p.settled_below,
+                },
+            },
+            B::Join(j) => Body::Join {
+                room: room()?,
+                info: j.info.ok_or_else(|| missing("its client"))?.into(),
+                router: Incarnation(j.router),
+            },
+            B::Leave(l) => Body::Leave { room: room()?, client: l.client },
+            B::Expire(_) => Body::Expire,
+            B::Remove(_) => Body::Remove { room: room()? },
+        };
+        Ok(Self {
+            generation: Generation(e.generation),
+            term: Term(e.term),
+            lsn: Lsn(e.lsn),
+            time_ms: e.time_ms,
+            body,
+        })
+    }
+}

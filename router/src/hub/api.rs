@@ -1,0 +1,216 @@
+//! What sessions and the hub say to each other.
+//!
+//! A session (one client's connection) sends [`Command`]s; what comes back goes into the client's one queue as
+//! [`ToClient`], so that a reply to a subscribe is always ahead of the first push of that room.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use roomring_proto::close::{CloseCode, ErrorCode};
+use roomring_proto::{Epoch, RoomId, Seq, v1};
+
+use super::queue::ClientQueue;
+
+/// How a client wants its pushes encoded. A push is encoded once per codec and room, and the bytes are shared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Codec {
+    /// Centrifuge client protocol, JSON.
+    Json,
+    /// One JSON line per event, at `/rooms/{room}`.
+    Plain,
+}
+
+/// A connected client as the hub sees it.
+#[derive(Debug)]
+pub struct Client {
+    /// Id of the connection, unique in the cluster.
+    pub id: String,
+    /// The user's name; empty for anonymous.
+    pub user: String,
+    /// JSON shown to others, or empty.
+    pub conn_info: Bytes,
+    /// Encoding of pushes.
+    pub codec: Codec,
+    /// Where everything for the client goes, in order.
+    pub queue: ClientQueue,
+}
+
+/// A position in a room's history, as a client gives it: the epoch may be empty (not compared) or one we never gave.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientPosition {
+    /// As text.
+    pub epoch: String,
+    /// Last seq that the client has.
+    pub seq: Seq,
+}
+
+/// A position in a room's history.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Position {
+    /// The history.
+    pub epoch: Epoch,
+    /// The last seq.
+    pub seq: Seq,
+}
+
+/// What a session asks. `request` is echoed in the answer.
+#[derive(Debug)]
+pub enum Command {
+    /// Makes the client a member of the room.
+    Subscribe {
+        /// The command's id.
+        request: u32,
+        /// The room.
+        room: RoomId,
+        /// The client.
+        client: Arc<Client>,
+        /// Join and leave events are wanted.
+        join_leave: bool,
+        /// Continue after this position.
+        recover: Option<ClientPosition>,
+        /// If it can't be recovered answer error 112 and do not subscribe (flag bit 2).
+        reject_unrecovered: bool,
+    },
+    /// Ends a membership. Nothing for the room follows in the queue once this was answered. Unknown ones are answered too.
+    Unsubscribe {
+        /// The command's id; `None` if nobody waits (the connection ended).
+        request: Option<u32>,
+        /// The room.
+        room: RoomId,
+        /// Id of the client.
+        client: Arc<Client>,
+    },
+    /// Publishes to the room.
+    Publish {
+        /// The command's id.
+        request: u32,
+        /// The room.
+        room: RoomId,
+        /// The client.
+        client: Arc<Client>,
+        /// Payload, valid JSON without raw newlines.
+        data: Bytes,
+        /// Id given by the publisher, empty if none.
+        id: String,
+    },
+    /// Reads history.
+    History {
+        /// The command's id.
+        request: u32,
+        /// The room.
+        room: RoomId,
+        /// The client.
+        client: Arc<Client>,
+        /// 0 = only the position, negative = all.
+        limit: i32,
+        /// Newest first.
+        reverse: bool,
+        /// Exclusive.
+        since: Option<ClientPosition>,
+    },
+    /// Reads who is there.
+    Presence {
+        /// The command's id.
+        request: u32,
+        /// The room.
+        room: RoomId,
+        /// The client.
+        client: Arc<Client>,
+        /// Counts only.
+        stats_only: bool,
+    },
+}
+
+/// What a client is to be told, in order.
+#[derive(Debug, Clone)]
+pub enum ToClient {
+    /// A push, ready in the client's codec, shared with the other members.
+    Push(Bytes),
+    /// Answer to a subscribe.
+    Subscribed {
+        /// The command's id.
+        request: u32,
+        /// The room.
+        room: RoomId,
+        /// What was granted.
+        result: Result<Subscribed, ErrorCode>,
+    },
+    /// Answer to an unsubscribe.
+    Unsubscribed {
+        /// The command's id.
+        request: u32,
+        /// The room.
+        room: RoomId,
+    },
+    /// The server ended a membership: 2500 when the position was lost. Nothing follows for the room.
+    Dropped {
+        /// The room.
+        room: RoomId,
+        /// Why.
+        code: CloseCode,
+    },
+    /// Answer to a publish.
+    Published {
+        /// The command's id.
+        request: u32,
+        /// What became of it.
+        result: Result<Published, ErrorCode>,
+    },
+    /// Answer to a history command.
+    History {
+        /// The command's id.
+        request: u32,
+        /// The page.
+        result: Result<History, ErrorCode>,
+    },
+    /// Answer to a presence or presence_stats command.
+    Presence {
+        /// The command's id.
+        request: u32,
+        /// Who is there.
+        result: Result<Presence, ErrorCode>,
+    },
+}
+
+/// A granted subscription.
+#[derive(Debug, Clone)]
+pub struct Subscribed {
+    /// Where the client stands: the requested position if recovered, else the top.
+    pub position: Position,
+    /// The client asked to recover.
+    pub was_recovering: bool,
+    /// Everything since its position follows, in `publications` and then in pushes.
+    pub recovered: bool,
+    /// What it missed, ascending; empty unless recovered.
+    pub publications: Vec<v1::Publication>,
+}
+
+/// An acknowledged publish.
+#[derive(Debug, Clone, Copy)]
+pub struct Published {
+    /// Its place in the room.
+    pub position: Position,
+    /// The id was seen before: the position is that of the first.
+    pub duplicate: bool,
+}
+
+/// A page of history.
+#[derive(Debug, Clone)]
+pub struct History {
+    /// The top, not the page's end.
+    pub top: Position,
+    /// The page.
+    pub publications: Vec<v1::Publication>,
+}
+
+/// Who is in a room.
+#[derive(Debug, Clone)]
+pub struct Presence {
+    /// By connection id; empty when only counts were asked for.
+    pub clients: BTreeMap<String, v1::ClientInfo>,
+    /// Connections.
+    pub num_clients: u32,
+    /// Distinct users.
+    pub num_users: u32,
+}

@@ -1,0 +1,1 @@
+//! The edge router: holds client sockets, follows the placement, and does the last hop of every delivery.
