@@ -4,5 +4,6 @@
 //! ([`registry`], [`coordinator`]) talk to etcd and follow what it says. What a slot holds is no concern of this crate.
 
 pub mod clock;
+pub mod daemon;
 pub mod placement;
 pub mod view;
