@@ -3,3 +3,4 @@
 //! [`slot`] and [`room`] are pure state machines: an event and a time in, effects out. The rest is the shell around them.
 
 pub mod entry;
+pub mod room;

@@ -1,0 +1,88 @@
+//! The publications that a room keeps for its clients.
+
+use std::collections::VecDeque;
+
+use roomring_proto::{Seq, v1};
+
+use super::limits::RoomLimits;
+
+/// What a kept publication counts beside its payload and names.
+const OVERHEAD: usize = 160;
+
+/// The newest publications of a room, without holes, ending at the room's top. Bounded by count, bytes and age.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub(super) struct History {
+    kept: VecDeque<v1::Publication>,
+    bytes: usize,
+}
+
+impl History {
+    /// Adds the next publication, and drops the oldest ones until the limits hold. That may be the new one itself.
+    pub(super) fn push(&mut self, publication: v1::Publication, limits: &RoomLimits) {
+        debug_assert!(self.kept.back().is_none_or(|last| last.seq + 1 == publication.seq));
+        self.bytes += cost(&publication);
+        self.kept.push_back(publication);
+        while self.kept.len() > limits.history_size || self.bytes > limits.history_bytes {
+            self.pop();
+        }
+    }
+
+    /// Drops what is too old at `now` (ms).
+    pub(super) fn expire(&mut self, now: u64, limits: &RoomLimits) {
+        while self.due(limits).is_some_and(|due| due <= now) {
+            self.pop();
+        }
+    }
+
+    /// When the oldest publication will be too old, in unix ms.
+    pub(super) fn due(&self, limits: &RoomLimits) -> Option<u64> {
+        self.kept.front().map(|p| p.time_ms.saturating_add(limits.history_age_ms()))
+    }
+
+    /// Oldest first after `since`, or newest first before `since`; without `since` from that end. At most `limit`.
+    pub(super) fn page(&self, since: Option<Seq>, limit: Option<usize>, reverse: bool) -> Vec<v1::Publication> {
+        let limit = limit.unwrap_or(usize::MAX);
+        if reverse {
+            let end = since.map_or(self.kept.len(), |s| self.kept.partition_point(|p| p.seq < s.0));
+            self.kept.range(..end).rev().take(limit).cloned().collect()
+        } else {
+            let start = since.map_or(0, |s| self.kept.partition_point(|p| p.seq <= s.0));
+            self.kept.range(start..).take(limit).cloned().collect()
+        }
+    }
+
+    pub(super) fn first(&self) -> Option<&v1::Publication> {
+        self.kept.front()
+    }
+
+    pub(super) fn last(&self) -> Option<&v1::Publication> {
+        self.kept.back()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &v1::Publication> {
+        self.kept.iter()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.kept.is_empty()
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    fn pop(&mut self) {
+        if let Some(oldest) = self.kept.pop_front() {
+            self.bytes -= cost(&oldest);
+        }
+        if self.kept.is_empty() {
+            // A room that has gone quiet keeps no buffer.
+            self.kept = VecDeque::new();
+        }
+    }
+}
+
+fn cost(p: &v1::Publication) -> usize {
+    let info = p.info.as_ref().map_or(0, |i| i.user.len() + i.client.len() + i.conn_info.len() + i.chan_info.len());
+    OVERHEAD + p.data.len() + p.id.len() + info
+}

@@ -1,0 +1,20 @@
+//! The rooms of one slot: what committed entries make of them. Pure and deterministic: equal entries in equal order give
+//! equal state on every replica. The slot's replication drives it, and guards what is logged; an entry does what it says.
+//!
+//! "Now" is the time of the newest entry; nothing here reads a clock.
+
+mod dedup;
+mod history;
+mod limits;
+mod numbers;
+mod presence;
+mod rooms;
+mod snapshot;
+mod state;
+#[cfg(test)]
+mod tests;
+
+pub use limits::{LimitMet, RoomLimits};
+pub use numbers::Number;
+pub use rooms::{Applied, Rooms};
+pub use state::Room;

@@ -1,0 +1,323 @@
+//! All rooms of one slot.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use roomring_proto::{Epoch, Generation, Incarnation, Lsn, RoomId, Seq, Uid, v1};
+use v1::event::Kind;
+
+use super::limits::{LimitMet, RoomLimits};
+use super::numbers::{Number, Place, RouterNumbers};
+use super::state::{Room, Taken};
+use crate::entry::{Body, Client, Entry, Publish};
+
+/// What members of a room see of an entry.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Applied {
+    /// The room.
+    pub room: RoomId,
+    /// The identity of its history.
+    pub epoch: Epoch,
+    /// What happened.
+    pub event: v1::Event,
+}
+
+/// The committed state of all rooms of one slot. Entries go in through [`Rooms::apply`], in order of lsn.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rooms {
+    pub(super) uid: Uid,
+    pub(super) generation: Generation,
+    pub(super) limits: RoomLimits,
+    pub(super) rooms: BTreeMap<RoomId, Room>,
+    pub(super) numbers: BTreeMap<Incarnation, RouterNumbers>,
+    pub(super) last_time_ms: u64,
+    /// Members per router.
+    routers: BTreeMap<Incarnation, usize>,
+    /// Rooms by when something of them is too old; the lsn of its creation tells one room from another.
+    due: BTreeMap<(u64, Lsn), RoomId>,
+    removable: BTreeSet<RoomId>,
+    members: usize,
+    bytes: usize,
+}
+
+/// What the indexes of [`Rooms`] hold of a room; the default for a room that is not there.
+#[derive(Default)]
+struct Mark {
+    due: Option<u64>,
+    removable: bool,
+    members: usize,
+    bytes: usize,
+}
+
+impl Mark {
+    fn of(name: &RoomId, room: &Room, limits: &RoomLimits) -> Self {
+        Self {
+            due: room.due(limits),
+            removable: room.is_removable(),
+            members: room.num_clients(),
+            bytes: room.bytes() + name.as_str().len(),
+        }
+    }
+}
+
+impl Rooms {
+    /// A slot without rooms. `uid` and `generation` name the epochs of its rooms.
+    pub fn new(uid: Uid, generation: Generation, limits: RoomLimits) -> Self {
+        Self {
+            uid,
+            generation,
+            limits,
+            rooms: BTreeMap::new(),
+            numbers: BTreeMap::new(),
+            last_time_ms: 0,
+            routers: BTreeMap::new(),
+            due: BTreeMap::new(),
+            removable: BTreeSet::new(),
+            members: 0,
+            bytes: 0,
+        }
+    }
+
+    /// Applies the next committed entry. What members are to see comes back: a publication, a join, a leave.
+    ///
+    /// A client that joins again is replaced without an event, and an absent one leaves without. A publish to no room, or
+    /// one that is not the next of its room, is left out and its number stays unknown: a primary never logs one. `Create`
+    /// and `Remove` do as they say whatever is there.
+    pub fn apply(&mut self, entry: &Entry) -> Option<Applied> {
+        self.last_time_ms = self.last_time_ms.max(entry.time_ms);
+        match &entry.body {
+            Body::Create { room } => {
+                self.remove(room);
+                self.create(room, entry.lsn);
+                None
+            }
+            Body::Publish { room, publish } => self.publish(room, entry.lsn, publish),
+            Body::Join { room, info, router } => self.join(room, entry.lsn, info, *router),
+            Body::Leave { room, client } => self.leave(room, entry.lsn, client),
+            Body::Expire => {
+                self.expire();
+                None
+            }
+            Body::Remove { room } => {
+                self.remove(room);
+                None
+            }
+        }
+    }
+
+    /// The room, if it exists.
+    pub fn get(&self, room: &str) -> Option<&Room> {
+        self.rooms.get(room)
+    }
+
+    /// All rooms, by name.
+    pub fn iter(&self) -> impl Iterator<Item = (&RoomId, &Room)> {
+        self.rooms.iter()
+    }
+
+    /// Number of rooms.
+    pub fn len(&self) -> usize {
+        self.rooms.len()
+    }
+
+    /// No room exists.
+    pub fn is_empty(&self) -> bool {
+        self.rooms.is_empty()
+    }
+
+    /// Number of members, over all rooms.
+    pub fn members(&self) -> usize {
+        self.members
+    }
+
+    /// Estimate of the memory held: payloads, names and a flat overhead for each thing kept.
+    pub fn bytes(&self) -> usize {
+        self.bytes + self.numbers.values().map(RouterNumbers::bytes).sum::<usize>()
+    }
+
+    /// The limits.
+    pub fn limits(&self) -> &RoomLimits {
+        &self.limits
+    }
+
+    /// Time of the newest entry, unix ms; 0 before the first.
+    pub fn last_time_ms(&self) -> u64 {
+        self.last_time_ms
+    }
+
+    /// From when on an `Expire` entry changes something, in unix ms; `None` if nothing here ages.
+    pub fn expiry_due(&self) -> Option<u64> {
+        let rooms = self.due.first_key_value().map(|((due, _), _)| *due);
+        let routers = self.numbers.iter().filter_map(|(router, numbers)| self.numbers_due(*router, numbers)).min();
+        [rooms, routers].into_iter().flatten().min()
+    }
+
+    /// Rooms that may be removed as far as their state goes: no members, no history, no remembered ids. That no router is
+    /// attached, and that no entry for the room is under way, is for the primary to check.
+    pub fn removable(&self) -> impl Iterator<Item = &RoomId> {
+        self.removable.iter()
+    }
+
+    /// Every member that came through `router`: room and connection id. Walks all members.
+    pub fn members_of_router(&self, router: Incarnation) -> Vec<(RoomId, String)> {
+        if !self.routers.contains_key(&router) {
+            return Vec::new();
+        }
+        let of_room = |(name, room): (&RoomId, &Room)| {
+            let clients = room.members.iter().filter(|m| m.router == router).map(|m| m.info.client.clone());
+            clients.map(|client| (name.clone(), client)).collect::<Vec<_>>()
+        };
+        self.rooms.iter().flat_map(of_room).collect()
+    }
+
+    /// Router processes that have members here.
+    pub fn routers(&self) -> BTreeSet<Incarnation> {
+        self.routers.keys().copied().collect()
+    }
+
+    /// What became of publish `number` of `router`, as far as committed entries tell.
+    pub fn number(&self, router: Incarnation, number: u64) -> Number {
+        self.numbers.get(&router).map_or(Number::Unknown, |n| n.get(number))
+    }
+
+    /// Place of the first publication under this id, while it is remembered.
+    pub fn seen_id(&self, room: &str, id: &str) -> Option<Seq> {
+        self.rooms.get(room)?.ids.get(id)
+    }
+
+    /// Whether `count` more rooms may be created.
+    pub fn admits_rooms(&self, count: usize) -> Result<(), LimitMet> {
+        LimitMet::check("too many rooms in this slot", self.rooms.len(), count, self.limits.rooms)
+    }
+
+    /// Whether `count` more members may join `room`.
+    pub fn admits_members(&self, room: &str, count: usize) -> Result<(), LimitMet> {
+        let held = self.get(room).map_or(0, Room::num_clients);
+        LimitMet::check("too many members in this room", held, count, self.limits.members)
+    }
+
+    /// Whether `count` more publishes with an id may be made in `room`.
+    pub fn admits_ids(&self, room: &str, count: usize) -> Result<(), LimitMet> {
+        let held = self.get(room).map_or(0, Room::num_ids);
+        LimitMet::check("too many publish ids remembered in this room", held, count, self.limits.ids_per_room)
+    }
+
+    pub(super) fn epoch(&self, created: Lsn) -> Epoch {
+        Epoch { uid: self.uid, generation: self.generation, created }
+    }
+
+    fn create(&mut self, name: &RoomId, lsn: Lsn) {
+        self.insert(name.clone(), Room::new(self.epoch(lsn)));
+    }
+
+    /// Puts a room in place; there must be none.
+    pub(super) fn insert(&mut self, name: RoomId, room: Room) {
+        for member in room.members.iter() {
+            *self.routers.entry(member.router).or_default() += 1;
+        }
+        let mark = Mark::of(&name, &room, &self.limits);
+        self.index(&name, room.created(), Mark::default(), mark);
+        self.rooms.insert(name, room);
+    }
+
+    fn remove(&mut self, name: &RoomId) {
+        let Some(room) = self.rooms.remove(name) else { return };
+        for member in room.members.iter() {
+            drop_one(&mut self.routers, member.router);
+        }
+        self.index(name, room.created(), Mark::of(name, &room, &self.limits), Mark::default());
+    }
+
+    fn publish(&mut self, name: &RoomId, lsn: Lsn, publish: &Publish) -> Option<Applied> {
+        let now = self.last_time_ms;
+        let (epoch, taken) = self.change(name, |room, limits| room.publish(lsn, now, publish, limits))?;
+        let (duplicate, event) = match taken {
+            Taken::Appended(publication) => (false, Some(Kind::Publication(publication))),
+            Taken::Duplicate => (true, None),
+            Taken::Left => return None,
+        };
+        if publish.number != 0 {
+            let place = Place { epoch, seq: publish.seq, duplicate };
+            let numbers = self.numbers.entry(publish.router).or_default();
+            numbers.record(publish.number, publish.settled_below, place, now);
+        }
+        event.map(|kind| applied(name, epoch, kind))
+    }
+
+    fn join(&mut self, name: &RoomId, lsn: Lsn, info: &Client, router: Incarnation) -> Option<Applied> {
+        let (epoch, (event, before)) = self.change(name, |room, limits| room.join(lsn, info, router, limits))?;
+        *self.routers.entry(router).or_default() += 1;
+        if let Some(before) = before {
+            drop_one(&mut self.routers, before);
+        }
+        event.map(|kind| applied(name, epoch, kind))
+    }
+
+    fn leave(&mut self, name: &RoomId, lsn: Lsn, client: &str) -> Option<Applied> {
+        let (epoch, (event, router)) = self.change(name, |room, limits| room.leave(lsn, client, limits))?;
+        if let Some(router) = router {
+            drop_one(&mut self.routers, router);
+        }
+        event.map(|kind| applied(name, epoch, kind))
+    }
+
+    fn expire(&mut self) {
+        let now = self.last_time_ms;
+        while let Some((&(due, _), name)) = self.due.first_key_value()
+            && due <= now
+        {
+            let name = name.clone();
+            self.change(&name, |room, limits| room.expire(now, limits));
+        }
+        let mut numbers = std::mem::take(&mut self.numbers);
+        numbers.retain(|router, n| self.numbers_due(*router, n).is_none_or(|due| due > now));
+        self.numbers = numbers;
+    }
+
+    /// When the numbers of a router are forgotten. Not while it has members: it lives, and may send again after a failover
+    /// to a primary whose clock is ahead. Without members the window is far longer than it sends anything again.
+    fn numbers_due(&self, router: Incarnation, numbers: &RouterNumbers) -> Option<u64> {
+        (!self.routers.contains_key(&router)).then(|| numbers.time_ms.saturating_add(self.limits.id_window_ms()))
+    }
+
+    /// Runs `act` on a room, if it exists, and keeps the indexes right.
+    fn change<T>(&mut self, name: &RoomId, act: impl FnOnce(&mut Room, &RoomLimits) -> T) -> Option<(Epoch, T)> {
+        let room = self.rooms.get_mut(name)?;
+        let was = Mark::of(name, room, &self.limits);
+        let result = act(room, &self.limits);
+        let is = Mark::of(name, room, &self.limits);
+        let epoch = room.epoch();
+        self.index(name, epoch.created, was, is);
+        Some((epoch, result))
+    }
+
+    fn index(&mut self, name: &RoomId, created: Lsn, was: Mark, is: Mark) {
+        self.members = self.members + is.members - was.members;
+        self.bytes = self.bytes + is.bytes - was.bytes;
+        if was.due != is.due {
+            if let Some(due) = was.due {
+                self.due.remove(&(due, created));
+            }
+            if let Some(due) = is.due {
+                self.due.insert((due, created), name.clone());
+            }
+        }
+        if was.removable && !is.removable {
+            self.removable.remove(name);
+        } else if is.removable && !was.removable {
+            self.removable.insert(name.clone());
+        }
+    }
+}
+
+fn applied(room: &RoomId, epoch: Epoch, kind: Kind) -> Applied {
+    Applied { room: room.clone(), epoch, event: v1::Event { kind: Some(kind) } }
+}
+
+fn drop_one(routers: &mut BTreeMap<Incarnation, usize>, router: Incarnation) {
+    if let Some(count) = routers.get_mut(&router) {
+        *count -= 1;
+        if *count == 0 {
+            routers.remove(&router);
+        }
+    }
+}
