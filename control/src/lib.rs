@@ -5,5 +5,6 @@
 
 pub mod clock;
 pub mod daemon;
+pub mod embedded_etcd;
 pub mod placement;
 pub mod view;
