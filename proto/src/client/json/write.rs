@@ -1,0 +1,265 @@
+//! Replies and pushes. Field order is that of the protocol's field numbers; zero values are left out except where the
+//! protocol always has them.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use serde::Serialize;
+use serde::ser::{SerializeMap, Serializer};
+use serde_json::value::RawValue;
+
+use crate::client::{Answer, Connected, Reply, Subscribed};
+use crate::close::{CloseCode, ErrorCode};
+use crate::v1;
+
+/// The server's ping.
+pub const PING: Bytes = Bytes::from_static(b"{}");
+
+/// A reply, as one line without its newline.
+pub fn encode(reply: &Reply) -> Bytes {
+    to_bytes(&WireReply(reply))
+}
+
+/// The push of a publication to the members of `room`.
+pub fn publication_push(room: &str, publication: &v1::Publication) -> Bytes {
+    push(WirePush { channel: room, publication: Some(publication.into()), ..WirePush::default() })
+}
+
+/// The push of a join to the members of `room`.
+pub fn join_push(room: &str, info: &v1::ClientInfo) -> Bytes {
+    push(WirePush { channel: room, join: Some(WithInfo { info: info.into() }), ..WirePush::default() })
+}
+
+/// The push of a leave to the members of `room`.
+pub fn leave_push(room: &str, info: &v1::ClientInfo) -> Bytes {
+    push(WirePush { channel: room, leave: Some(WithInfo { info: info.into() }), ..WirePush::default() })
+}
+
+/// Tells one client that the server ended its membership of `room`.
+pub fn unsubscribe_push(room: &str, code: CloseCode) -> Bytes {
+    let unsubscribe = WireUnsubscribe { code: code.code, reason: code.reason };
+    push(WirePush { channel: room, unsubscribe: Some(unsubscribe), ..WirePush::default() })
+}
+
+fn push(push: WirePush<'_>) -> Bytes {
+    #[derive(Serialize)]
+    struct Outer<'a> {
+        push: WirePush<'a>,
+    }
+    to_bytes(&Outer { push })
+}
+
+pub(crate) fn to_bytes(value: &impl Serialize) -> Bytes {
+    // Keys are strings and nothing else in these types can fail to be written.
+    serde_json::to_vec(value).expect("our own messages can be written as JSON").into()
+}
+
+fn is_zero<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+/// A payload inside a message. Publishers' payloads are checked when they come in; one that is no JSON all the same (from a
+/// node of another release) is shown as a string rather than break the frame.
+pub(crate) struct Embedded<'a>(pub(crate) &'a [u8]);
+
+impl Serialize for Embedded<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match serde_json::from_slice::<&RawValue>(self.0) {
+            Ok(raw) if !raw.get().contains('\n') => raw.serialize(serializer),
+            Ok(raw) => match RawValue::from_string(raw.get().replace('\n', " ")) {
+                Ok(raw) => raw.serialize(serializer),
+                Err(_) => serializer.serialize_unit(),
+            },
+            Err(_) => String::from_utf8_lossy(self.0).serialize(serializer),
+        }
+    }
+}
+
+fn embedded(bytes: &Bytes) -> Option<Embedded<'_>> {
+    (!bytes.is_empty()).then_some(Embedded(bytes))
+}
+
+struct WireReply<'a>(&'a Reply);
+
+impl Serialize for WireReply<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(2))?;
+        map.serialize_entry("id", &self.0.id)?;
+        match &self.0.result {
+            Err(error) => map.serialize_entry("error", &WireError::from(*error))?,
+            Ok(Answer::Connect(c)) => map.serialize_entry("connect", &WireConnect::from(c))?,
+            Ok(Answer::Subscribe(s)) => map.serialize_entry("subscribe", &WireSubscribe::from(s))?,
+            Ok(Answer::Unsubscribe) => map.serialize_entry("unsubscribe", &Empty {})?,
+            Ok(Answer::Publish) => map.serialize_entry("publish", &Empty {})?,
+            Ok(Answer::Presence(clients)) => {
+                let presence = clients.iter().map(|(id, info)| (id.as_str(), info.into())).collect();
+                map.serialize_entry("presence", &WirePresence { presence })?;
+            }
+            Ok(Answer::PresenceStats { num_clients, num_users }) => {
+                map.serialize_entry("presence_stats", &WireStats { num_clients: *num_clients, num_users: *num_users })?;
+            }
+            Ok(Answer::History { publications, epoch, offset }) => {
+                let publications = publications.iter().map(Into::into).collect();
+                let history = WireHistory { publications, epoch: epoch.to_string(), offset: offset.0 };
+                map.serialize_entry("history", &history)?;
+            }
+            Ok(Answer::Ping) => map.serialize_entry("ping", &Empty {})?,
+            Ok(Answer::Rpc(data)) => map.serialize_entry("rpc", &WireRpc { data: embedded(data) })?,
+        }
+        map.end()
+    }
+}
+
+#[derive(Serialize)]
+struct Empty {}
+
+#[derive(Serialize)]
+struct WireError {
+    code: u32,
+    message: &'static str,
+    #[serde(skip_serializing_if = "is_zero")]
+    temporary: bool,
+}
+
+impl From<ErrorCode> for WireError {
+    fn from(e: ErrorCode) -> Self {
+        Self { code: e.code, message: e.message, temporary: e.temporary }
+    }
+}
+
+#[derive(Serialize)]
+struct WireConnect<'a> {
+    client: &'a str,
+    version: &'a str,
+    #[serde(skip_serializing_if = "is_zero")]
+    ping: u32,
+    #[serde(skip_serializing_if = "is_zero")]
+    pong: bool,
+}
+
+impl<'a> From<&'a Connected> for WireConnect<'a> {
+    fn from(c: &'a Connected) -> Self {
+        Self { client: &c.client, version: &c.version, ping: c.ping, pong: c.pong }
+    }
+}
+
+#[derive(Serialize)]
+struct WireSubscribe<'a> {
+    recoverable: bool,
+    epoch: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    publications: Vec<WirePublication<'a>>,
+    #[serde(skip_serializing_if = "is_zero")]
+    recovered: bool,
+    #[serde(skip_serializing_if = "is_zero")]
+    offset: u64,
+    positioned: bool,
+    #[serde(skip_serializing_if = "is_zero")]
+    was_recovering: bool,
+}
+
+impl<'a> From<&'a Subscribed> for WireSubscribe<'a> {
+    fn from(s: &'a Subscribed) -> Self {
+        Self {
+            recoverable: true,
+            epoch: s.epoch.to_string(),
+            publications: s.publications.iter().map(Into::into).collect(),
+            recovered: s.recovered,
+            offset: s.offset.0,
+            positioned: true,
+            was_recovering: s.was_recovering,
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct WirePresence<'a> {
+    presence: BTreeMap<&'a str, WireInfo<'a>>,
+}
+
+#[derive(Serialize)]
+struct WireStats {
+    num_clients: u32,
+    num_users: u32,
+}
+
+#[derive(Serialize)]
+struct WireHistory<'a> {
+    publications: Vec<WirePublication<'a>>,
+    epoch: String,
+    offset: u64,
+}
+
+#[derive(Serialize)]
+struct WireRpc<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data: Option<Embedded<'a>>,
+}
+
+#[derive(Serialize, Default)]
+struct WirePush<'a> {
+    channel: &'a str,
+    #[serde(rename = "pub", skip_serializing_if = "Option::is_none")]
+    publication: Option<WirePublication<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    join: Option<WithInfo<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    leave: Option<WithInfo<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unsubscribe: Option<WireUnsubscribe>,
+}
+
+#[derive(Serialize)]
+struct WithInfo<'a> {
+    info: WireInfo<'a>,
+}
+
+#[derive(Serialize)]
+struct WireUnsubscribe {
+    code: u16,
+    reason: &'static str,
+}
+
+#[derive(Serialize)]
+struct WirePublication<'a> {
+    data: Embedded<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    info: Option<WireInfo<'a>>,
+    #[serde(skip_serializing_if = "is_zero")]
+    offset: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tags: Option<WireTags<'a>>,
+}
+
+/// What the protocol has no field for travels in tags, which every SDK hands to the application.
+#[derive(Serialize)]
+struct WireTags<'a> {
+    id: &'a str,
+}
+
+impl<'a> From<&'a v1::Publication> for WirePublication<'a> {
+    fn from(p: &'a v1::Publication) -> Self {
+        Self {
+            data: Embedded(&p.data),
+            info: p.info.as_ref().map(Into::into),
+            offset: p.seq,
+            tags: (!p.id.is_empty()).then(|| WireTags { id: &p.id }),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct WireInfo<'a> {
+    user: &'a str,
+    client: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    conn_info: Option<Embedded<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    chan_info: Option<Embedded<'a>>,
+}
+
+impl<'a> From<&'a v1::ClientInfo> for WireInfo<'a> {
+    fn from(c: &'a v1::ClientInfo) -> Self {
+        Self { user: &c.user, client: &c.client, conn_info: embedded(&c.conn_info), chan_info: embedded(&c.chan_info) }
+    }
+}

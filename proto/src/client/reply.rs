@@ -1,0 +1,80 @@
+//! What a client is answered.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+use crate::close::ErrorCode;
+use crate::{Epoch, Seq, v1};
+
+/// The answer to the command `id`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Reply {
+    /// The command's id.
+    pub id: u32,
+    /// The answer.
+    pub result: Result<Answer, ErrorCode>,
+}
+
+/// What a command gave.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Answer {
+    /// The session is open.
+    Connect(Connected),
+    /// The channel is joined.
+    Subscribe(Subscribed),
+    /// The channel is left.
+    Unsubscribe,
+    /// The publication was taken.
+    Publish,
+    /// Who is there, by connection id.
+    Presence(BTreeMap<String, v1::ClientInfo>),
+    /// How many are there.
+    PresenceStats {
+        /// Connections.
+        num_clients: u32,
+        /// Distinct users.
+        num_users: u32,
+    },
+    /// A page of history.
+    History {
+        /// The page.
+        publications: Vec<v1::Publication>,
+        /// The history.
+        epoch: Epoch,
+        /// Its top, not the page's end.
+        offset: Seq,
+    },
+    /// Still here.
+    Ping,
+    /// What the method gave, in the connection's encoding.
+    Rpc(Bytes),
+}
+
+/// An open session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Connected {
+    /// The connection's id.
+    pub client: String,
+    /// The server's release.
+    pub version: String,
+    /// Interval of the server's pings in seconds; 0 = none.
+    pub ping: u32,
+    /// Pings are to be answered.
+    pub pong: bool,
+}
+
+/// A joined channel, always positioned and recoverable.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Subscribed {
+    /// The history.
+    pub epoch: Epoch,
+    /// Where the client stands before `publications`.
+    pub offset: Seq,
+    /// The client asked to recover.
+    pub was_recovering: bool,
+    /// Everything since its position follows.
+    pub recovered: bool,
+    /// What it missed, ascending.
+    pub publications: Vec<v1::Publication>,
+}
