@@ -149,6 +149,8 @@ pub enum ToClient {
         room: RoomId,
         /// Why.
         code: CloseCode,
+        /// Where the client stood: the last publication given to it. `None` if that means nothing any more.
+        position: Option<Position>,
     },
     /// Answer to a publish.
     Published {
