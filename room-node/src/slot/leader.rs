@@ -1,0 +1,251 @@
+//! The primary's half towards the other seats: promotion, catch-up, the commit point, proposals.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Duration;
+
+use roomring_control::clock::Time;
+use roomring_proto::{Incarnation, Lsn, RoomId, Seat, Term, Version, v1};
+
+use super::catchup::Progress;
+use super::replica::Replica;
+use super::serve::{Answer, HeldAttach};
+use super::tail::Tail;
+use super::{Ctx, LinkId, Output};
+use crate::entry::{Body, Entry};
+
+/// A seat that is told nothing else is told the commit point after this long, so that it applies what it holds.
+const COMMIT_NOTICE: Duration = Duration::from_millis(50);
+
+/// A proposal is repeated after this long: the one before may have met a full queue.
+const READY_REPEAT: Duration = Duration::from_millis(500);
+
+/// Ages are looked at no more often than this: one entry then serves every room of the slot that came due.
+const AGE_STEP: Duration = Duration::from_secs(1);
+
+/// The state of a primary.
+#[derive(Debug, Clone)]
+pub(super) struct Leader {
+    term: Term,
+    /// The tail found at the beginning of the term ends here; once it is committed the slot is served.
+    tail_end: Lsn,
+    promoted: bool,
+    progress: BTreeMap<Seat, Progress>,
+    /// Learners proposed for in-sync, with the version known when they were. Their acknowledgements are waited for until a
+    /// later version is seen, since the proposal may have landed.
+    proposed: BTreeMap<Seat, Version>,
+    ready_at: Option<Time>,
+    commit_notice_at: Option<Time>,
+    pub(super) age_at: Option<Time>,
+    pub(super) tail: Tail,
+    /// Whom to tell when an entry commits.
+    pub(super) answers: BTreeMap<Lsn, Vec<Answer>>,
+    /// Links that are sent what happens in a room.
+    pub(super) attached: HashMap<RoomId, BTreeSet<LinkId>>,
+    /// Attaches that wait for the promotion, or for their rooms' creation to commit.
+    pub(super) held: Vec<HeldAttach>,
+    /// Router processes without a link, and when their members leave.
+    pub(super) gone: BTreeMap<Incarnation, Time>,
+    /// Links that this primary answered in any way.
+    pub(super) known: BTreeSet<LinkId>,
+}
+
+impl Leader {
+    /// Begins a term. `grace_end`: when members of routers that have not attached by then leave.
+    pub(super) fn new(term: Term, replica: &Replica, grace_end: Time) -> Self {
+        Self {
+            term,
+            tail_end: replica.log.last(),
+            promoted: false,
+            progress: BTreeMap::new(),
+            proposed: BTreeMap::new(),
+            ready_at: None,
+            commit_notice_at: None,
+            age_at: None,
+            tail: Tail::default(),
+            answers: BTreeMap::new(),
+            attached: HashMap::new(),
+            held: Vec::new(),
+            gone: replica.rooms.routers().into_iter().map(|r| (r, grace_end)).collect(),
+            known: BTreeSet::new(),
+        }
+    }
+
+    pub(super) fn term(&self) -> Term {
+        self.term
+    }
+
+    pub(super) fn is_promoted(&self) -> bool {
+        self.promoted
+    }
+
+    /// Links that must hear of the end of this term.
+    pub(super) fn links(&self) -> BTreeSet<LinkId> {
+        self.known.clone()
+    }
+
+    pub(super) fn next_deadline(&self) -> Option<Time> {
+        let progress = self.progress.values().filter_map(Progress::deadline);
+        let gone = self.gone.values().copied().filter(|_| self.promoted);
+        progress.chain(gone).chain(self.ready_at).chain(self.commit_notice_at).chain(self.age_at).min()
+    }
+
+    pub(super) fn on_view(&mut self, replica: &mut Replica, ctx: &Ctx<'_>, out: &mut Vec<Output>) {
+        let seats: BTreeSet<Seat> = ctx.record.seats().filter(|s| *s != replica.seat).collect();
+        self.progress.retain(|seat, _| seats.contains(seat));
+        self.proposed.retain(|seat, base| *base >= ctx.version && seats.contains(seat));
+        for seat in seats {
+            if !self.progress.contains_key(&seat) {
+                let mut progress = Progress::unknown();
+                if ctx.up.contains(&seat.incarnation) {
+                    progress.on_up(seat, self.term, replica, ctx, out);
+                }
+                self.progress.insert(seat, progress);
+            }
+        }
+        // A proposal counts for one base only: those still due are made again on the new one.
+        self.ready_at = None;
+    }
+
+    pub(super) fn on_peer_up(&mut self, peer: Incarnation, replica: &Replica, ctx: &Ctx<'_>, out: &mut Vec<Output>) {
+        for (seat, progress) in self.progress.iter_mut().filter(|(s, _)| s.incarnation == peer) {
+            progress.on_up(*seat, self.term, replica, ctx, out);
+        }
+    }
+
+    pub(super) fn on_peer_down(&mut self, peer: Incarnation) {
+        for (_, progress) in self.progress.iter_mut().filter(|(s, _)| s.incarnation == peer) {
+            progress.on_down();
+        }
+    }
+
+    /// Takes an answer that `from` gave in this term.
+    pub(super) fn on_answer(
+        &mut self,
+        from: Seat,
+        kind: v1::replication::Kind,
+        replica: &Replica,
+        ctx: &Ctx<'_>,
+        out: &mut Vec<Output>,
+    ) {
+        use v1::replication::Kind;
+        let Some(progress) = self.progress.get_mut(&from) else { return };
+        match kind {
+            Kind::ProbeReply(r) => progress.on_probe_reply(&r, from, self.term, replica, ctx, out),
+            Kind::AppendAck(a) => progress.on_append_ack(Lsn(a.lsn).min(replica.log.last())),
+            Kind::SnapshotAck(a) => progress.on_snapshot_ack(&a, from, self.term, replica, ctx, out),
+            Kind::Refused(r) => progress.on_refused(r.reason(), ctx.env.now),
+            Kind::Probe(_) | Kind::Append(_) | Kind::Snapshot(_) => {}
+        }
+    }
+
+    pub(super) fn on_tick(&mut self, replica: &mut Replica, ctx: &Ctx<'_>, out: &mut Vec<Output>) {
+        let now = ctx.env.now;
+        for (seat, progress) in &mut self.progress {
+            progress.on_tick(*seat, self.term, replica, ctx, out);
+        }
+        if self.commit_notice_at.is_some_and(|at| at <= now) {
+            self.commit_notice_at = None;
+            for (seat, progress) in &mut self.progress {
+                progress.send_commit(*seat, self.term, replica, ctx, out);
+            }
+        }
+        if self.promoted && ctx.env.in_contact() {
+            self.on_age(replica, ctx);
+        }
+    }
+
+    /// Appends an entry of this term.
+    pub(super) fn append(&mut self, body: Body, replica: &mut Replica, ctx: &Ctx<'_>) -> Lsn {
+        let newest = replica.log.last_time_ms().unwrap_or(0).max(replica.rooms.last_time_ms());
+        let entry = Entry {
+            generation: replica.generation,
+            term: self.term,
+            lsn: replica.log.last().next(),
+            time_ms: ctx.env.wall_ms.max(newest),
+            body,
+        };
+        self.tail.push(&entry, replica);
+        let lsn = entry.lsn;
+        replica.log.push(entry);
+        lsn
+    }
+
+    /// After every input: what is new goes out, what is committed is shown, what became possible is done.
+    pub(super) fn settle(&mut self, replica: &mut Replica, ctx: &Ctx<'_>, out: &mut Vec<Output>) {
+        loop {
+            for (seat, progress) in &mut self.progress {
+                progress.flush(*seat, self.term, replica, ctx, out);
+            }
+            let before = (replica.log.last(), replica.commit);
+            self.commit(replica, ctx, out);
+            // Serving what waited may have appended.
+            if (replica.log.last(), replica.commit) == before {
+                break;
+            }
+        }
+        self.propose(replica, ctx, out);
+        if self.commit_notice_at.is_none() && self.progress.values().any(|p| p.lacks_commit(replica.commit)) {
+            self.commit_notice_at = Some(ctx.env.now + COMMIT_NOTICE);
+        }
+        self.plan_ageing(replica, ctx, AGE_STEP);
+    }
+
+    /// Everything up to here is held by every seat that counts.
+    fn held_by_all(&self, replica: &Replica, ctx: &Ctx<'_>) -> Lsn {
+        let in_sync = ctx.record.in_sync.iter().filter(|s| **s != replica.seat);
+        in_sync
+            .chain(self.proposed.keys())
+            .map(|seat| self.progress.get(seat).and_then(Progress::matched).unwrap_or(Lsn(0)))
+            .min()
+            .map_or(replica.log.last(), |l| l.min(replica.log.last()))
+    }
+
+    fn commit(&mut self, replica: &mut Replica, ctx: &Ctx<'_>, out: &mut Vec<Output>) {
+        if !ctx.env.in_contact() {
+            return;
+        }
+        let to = self.held_by_all(replica, ctx);
+        if to > replica.commit {
+            let mut shown = super::serve::Shown::default();
+            let (tail, answers) = (&mut self.tail, &mut self.answers);
+            // The tail of earlier terms was never in `tail`.
+            let own_from = self.tail_end;
+            replica.apply_to(to, |entry, applied| {
+                if entry.lsn > own_from {
+                    tail.pop(entry);
+                }
+                shown.add(entry, applied, answers.remove(&entry.lsn));
+            });
+            replica.log.trim(ctx.config.retention, replica.commit);
+            shown.send(&self.attached, self.term, ctx, out);
+        }
+        if !self.promoted && replica.commit >= self.tail_end {
+            self.promoted = true;
+        }
+        if self.promoted {
+            self.serve_held(replica, ctx, out);
+        }
+    }
+
+    /// Proposes learners that hold everything up to the commit point.
+    fn propose(&mut self, replica: &Replica, ctx: &Ctx<'_>, out: &mut Vec<Output>) {
+        if !self.promoted {
+            return;
+        }
+        let due = self.ready_at.is_none_or(|at| at <= ctx.env.now);
+        for seat in &ctx.record.learners {
+            let Some(progress) = self.progress.get(seat) else { continue };
+            let proposed = self.proposed.contains_key(seat);
+            let ready = progress.is_streaming() && progress.matched().is_some_and(|m| m >= replica.commit);
+            if (proposed && due) || (ready && !proposed) {
+                self.proposed.insert(*seat, ctx.version);
+                out.push(Output::Ready { slot: ctx.config.slot, seat: *seat, term: self.term, base: ctx.version });
+            }
+        }
+        if due {
+            self.ready_at = (!self.proposed.is_empty()).then(|| ctx.env.now + READY_REPEAT);
+        } else if self.ready_at.is_none() && !self.proposed.is_empty() {
+            self.ready_at = Some(ctx.env.now + READY_REPEAT);
+        }
+    }
+}
