@@ -1,1 +1,31 @@
-//! placeholder
+//! The harness of the end-to-end tests: a cluster of real processes on a real etcd, clients that record what they are
+//! told, and the oracle that judges the recordings. It holds no test of its own; those are in `tests/tests`.
+//!
+//! Nothing here is retried silently: a wait has a deadline and says what it waited for, a fault is checked to have
+//! taken effect, and everything that was started ends with the value that started it.
+
+mod chrome;
+mod client;
+mod cluster;
+mod etcd;
+mod expect;
+mod oracle;
+mod process;
+mod proxy;
+mod raw;
+mod sdk;
+mod traffic;
+mod turn;
+
+pub use chrome::{Chrome, Page};
+pub use client::{Client, Closed, Error, Event, Member, RoomLog};
+pub use cluster::{Cluster, Node, Options, Router, holder, primary, write};
+pub use etcd::Etcd;
+pub use expect::{eventually, evidence, within};
+pub use oracle::{Oracle, Story};
+pub use process::{Process, Ran, binary, run};
+pub use proxy::Proxy;
+pub use raw::{Response, Tcp, get};
+pub use sdk::{Sdk, SdkKind};
+pub use traffic::{Outcome, Sent, Traffic};
+pub use turn::{Turn, Weight};

@@ -1,0 +1,370 @@
+//! A whole cluster: etcd, nodes and routers as processes of their own, on loopback.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use prost::Message;
+use roomring_proto::keys::Keys;
+use roomring_proto::v1::admin_client::AdminClient;
+use roomring_proto::{NodeId, RoomId, v1};
+
+use crate::etcd::Etcd;
+use crate::expect::{eventually, within};
+use crate::process::{Process, Ran, binary, run};
+use crate::turn::{Turn, Weight};
+
+/// From the start of a process to its `ready` line, on a busy machine, debug build.
+const READY: Duration = Duration::from_secs(60);
+/// Until a change of membership has settled.
+const SETTLE: Duration = Duration::from_secs(60);
+/// Time a stopped process is given: more than its own grace.
+const STOP: Duration = Duration::from_secs(40);
+/// One call of a command.
+const COMMAND: Duration = Duration::from_secs(30);
+/// One call of the admin service.
+const ADMIN: Duration = Duration::from_secs(10);
+
+/// How a test wants its cluster.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Turns that it takes on this machine.
+    pub weight: Weight,
+    /// Nodes `node-1` ... at the start.
+    pub nodes: usize,
+    /// Routers `router-1` ... at the start.
+    pub routers: usize,
+    /// Slots of the cluster.
+    pub slots: u32,
+    /// Short, so that a crash is mended while a test waits.
+    pub fence_after: &'static str,
+    /// etcd's own minimum is 2 s.
+    pub lease_ttl: &'static str,
+    /// More flags for nodes.
+    pub node_flags: Vec<&'static str>,
+    /// More flags for routers.
+    pub router_flags: Vec<&'static str>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            weight: Weight::Light,
+            nodes: 3,
+            routers: 2,
+            slots: 64,
+            fence_after: "2s",
+            lease_ttl: "2s",
+            node_flags: Vec::new(),
+            router_flags: Vec::new(),
+        }
+    }
+}
+
+/// A running room node.
+#[derive(Debug)]
+pub struct Node {
+    /// Its process.
+    pub process: Process,
+    /// Its gRPC server.
+    pub grpc: SocketAddr,
+}
+
+/// A running router.
+#[derive(Debug)]
+pub struct Router {
+    /// Its process.
+    pub process: Process,
+    /// Where clients connect.
+    pub http: SocketAddr,
+    /// Its gRPC server.
+    pub grpc: SocketAddr,
+}
+
+/// The cluster. Everything in it ends when it is dropped; of a failed test the logs are shown.
+#[derive(Debug)]
+pub struct Cluster {
+    options: Options,
+    /// Running nodes by id.
+    pub nodes: BTreeMap<String, Node>,
+    /// Running routers by id.
+    pub routers: BTreeMap<String, Router>,
+    /// Its etcd.
+    pub etcd: Etcd,
+    dir: tempfile::TempDir,
+    // Last: the turn ends when all the rest has.
+    _turn: Turn,
+}
+
+impl Cluster {
+    /// Starts everything and waits until every slot is where the ring wants it.
+    pub async fn start(options: Options) -> Self {
+        let mut cluster = Self::prepare(options);
+        cluster.etcd.start().await;
+        cluster.start_all().await;
+        cluster
+    }
+
+    /// Reserves addresses and directories; nothing runs yet.
+    pub fn prepare(options: Options) -> Self {
+        let turn = Turn::wait(options.weight);
+        let dir = tempfile::Builder::new().prefix("roomring-test-").tempdir().expect("a temporary directory");
+        let etcd = Etcd::reserve(dir.path());
+        Self { options, nodes: BTreeMap::new(), routers: BTreeMap::new(), etcd, dir, _turn: turn }
+    }
+
+    /// Starts the nodes and routers that the options name, and waits until the cluster has settled.
+    pub async fn start_all(&mut self) {
+        // All begin before the first is waited for: they come up side by side.
+        let nodes: Vec<String> = (1..=self.options.nodes).map(|n| format!("node-{n}")).collect();
+        let routers: Vec<String> = (1..=self.options.routers).map(|n| format!("router-{n}")).collect();
+        let mut starting: Vec<Process> = nodes.iter().map(|id| self.spawn_node(id)).collect();
+        starting.extend(routers.iter().map(|id| self.spawn_router(id, "127.0.0.1:0")));
+        let mut starting = starting.into_iter();
+        for id in nodes {
+            let process = starting.next().expect("one each");
+            self.adopt_node(&id, process).await;
+        }
+        for id in routers {
+            let process = starting.next().expect("one each");
+            self.adopt_router(&id, process).await;
+        }
+        self.settled().await;
+    }
+
+    /// Starts a node, in the directory that a node of this id had before, and waits for its `ready` line.
+    pub async fn start_node(&mut self, id: &str) {
+        let process = self.spawn_node(id);
+        self.adopt_node(id, process).await;
+    }
+
+    /// Starts a router on a free port and waits for its `ready` line.
+    pub async fn start_router(&mut self, id: &str) {
+        self.start_router_at(id, "127.0.0.1:0").await;
+    }
+
+    /// As [`Cluster::start_router`], on a given address.
+    pub async fn start_router_at(&mut self, id: &str, http: &str) {
+        let process = self.spawn_router(id, http);
+        self.adopt_router(id, process).await;
+    }
+
+    /// Starts a node's process; does not wait.
+    pub fn spawn_node(&self, id: &str) -> Process {
+        self.spawn_node_with(id, &[])
+    }
+
+    /// As [`Cluster::spawn_node`], with more flags (a flag given twice would be refused).
+    pub fn spawn_node_with(&self, id: &str, flags: &[&str]) -> Process {
+        let options = &self.options;
+        let mut args = self.common_args(id);
+        args.extend(["--slots", &options.slots.to_string(), "--fence-after", options.fence_after].map(String::from));
+        for (flag, value) in [("--listen", "127.0.0.1:0".to_owned()), ("--home", self.path(id).display().to_string())] {
+            if !flags.contains(&flag) {
+                args.extend([flag.to_owned(), value]);
+            }
+        }
+        args.extend(options.node_flags.iter().chain(flags).map(|&f| f.to_owned()));
+        Process::start(id, &binary("roomring-node"), &args, &self.log(id))
+    }
+
+    /// Starts a router's process; does not wait.
+    pub fn spawn_router(&self, id: &str, http: &str) -> Process {
+        let mut args = self.common_args(id);
+        args.extend(["--http", http, "--grpc", "127.0.0.1:0"].map(String::from));
+        args.extend(self.options.router_flags.iter().map(|&f| f.to_owned()));
+        Process::start(id, &binary("roomring-router"), &args, &self.log(id))
+    }
+
+    /// Waits for the `ready` line of a node's process and takes it in.
+    pub async fn adopt_node(&mut self, id: &str, mut process: Process) {
+        let line = process.line("its ready line", READY).await;
+        let grpc = address(&line, "grpc");
+        assert_eq!(line, format!("ready id={id} grpc={grpc}"), "the ready line of a node");
+        assert!(self.nodes.insert(id.to_owned(), Node { process, grpc }).is_none(), "{id} runs already");
+    }
+
+    /// Waits for the `ready` line of a router's process and takes it in.
+    pub async fn adopt_router(&mut self, id: &str, mut process: Process) {
+        let line = process.line("its ready line", READY).await;
+        let (http, grpc) = (address(&line, "http"), address(&line, "grpc"));
+        assert_eq!(line, format!("ready id={id} http={http} grpc={grpc}"), "the ready line of a router");
+        assert!(self.routers.insert(id.to_owned(), Router { process, http, grpc }).is_none(), "{id} runs already");
+    }
+
+    fn common_args(&self, id: &str) -> Vec<String> {
+        let args = ["--id", id, "--etcd", self.etcd.url(), "--lease-ttl", self.options.lease_ttl, "--log", "info"];
+        args.map(String::from).into()
+    }
+
+    /// A running node.
+    pub fn node(&self, id: &str) -> &Node {
+        self.nodes.get(id).unwrap_or_else(|| panic!("{id} runs"))
+    }
+
+    /// Addresses of the running routers, for clients.
+    pub fn http(&self) -> Vec<SocketAddr> {
+        self.routers.values().map(|r| r.http).collect()
+    }
+
+    /// SIGKILL to a node.
+    pub fn kill_node(&mut self, id: &str) {
+        self.nodes.remove(id).unwrap_or_else(|| panic!("{id} runs")).process.kill();
+    }
+
+    /// SIGKILL to a router.
+    pub fn kill_router(&mut self, id: &str) -> SocketAddr {
+        let mut router = self.routers.remove(id).unwrap_or_else(|| panic!("{id} runs"));
+        router.process.kill();
+        router.http
+    }
+
+    /// SIGTERM to a node, and waits for it to end with exit code 0.
+    pub async fn stop_node(&mut self, id: &str) {
+        let mut node = self.nodes.remove(id).unwrap_or_else(|| panic!("{id} runs"));
+        node.process.signal(Signal::SIGTERM);
+        let status = node.process.exit(STOP).await;
+        assert_eq!(status.code(), Some(0), "{id} ends well:\n{}", node.process.tail());
+    }
+
+    /// Where a test may leave files.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// The log of a process.
+    pub fn log(&self, name: &str) -> PathBuf {
+        self.path(&format!("{name}.log"))
+    }
+
+    /// Runs a verb of `roomctl` on this cluster.
+    pub async fn roomctl(&self, args: &[&str]) -> Ran {
+        let mut all = args.to_vec();
+        all.extend(["--etcd", self.etcd.url()]);
+        run(&binary("roomctl"), &all, COMMAND).await
+    }
+
+    /// Runs a verb of `roomctl` that gives JSON and must succeed.
+    pub async fn roomctl_json(&self, args: &[&str]) -> serde_json::Value {
+        let ran = self.roomctl(&[args, &["-o", "json"]].concat()).await;
+        assert_eq!(ran.code, Some(0), "roomctl {args:?}: {}{}", ran.stdout, ran.stderr);
+        serde_json::from_str(&ran.stdout).unwrap_or_else(|e| panic!("roomctl {args:?}: {e} in {:?}", ran.stdout))
+    }
+
+    /// The placement as it stands in etcd.
+    pub async fn placement(&self) -> Option<v1::Placement> {
+        let (value, _) = self.etcd.get(&keys().placement()).await?;
+        Some(v1::Placement::decode(value.as_slice()).expect("a placement in etcd"))
+    }
+
+    /// A node's registration as it stands in etcd.
+    pub async fn registration(&self, id: &str) -> Option<v1::NodeInfo> {
+        let key = keys().node(&NodeId::new(id).expect("a node id"));
+        let (value, revision) = self.etcd.get(&key).await?;
+        let mut info = v1::NodeInfo::decode(value.as_slice()).expect("a registration in etcd");
+        if info.incarnation == 0 {
+            info.incarnation = revision.cast_unsigned();
+        }
+        Some(info)
+    }
+
+    /// Waits until a node's key is gone from etcd.
+    pub async fn expired(&self, id: &str) {
+        eventually(&format!("the key of {id} to go"), SETTLE, async || {
+            self.registration(id).await.is_none().then_some(())
+        })
+        .await;
+        crate::evidence(format!("the key of {id} is gone from etcd"));
+    }
+
+    /// Waits until the running nodes, and no others, are members, and every slot is one in-sync seat of one of them.
+    pub async fn settled(&self) -> v1::Placement {
+        let wanted: BTreeSet<&str> = self.nodes.keys().map(String::as_str).collect();
+        eventually(&format!("slots to settle on {wanted:?}"), SETTLE, async || {
+            let placement = self.placement().await?;
+            let mut incarnations = BTreeMap::new();
+            for id in self.nodes.keys() {
+                incarnations.insert(id.as_str(), self.registration(id).await?.incarnation);
+            }
+            is_settled(&placement, &incarnations).then_some(placement)
+        })
+        .await
+    }
+
+    /// Waits until some slot that `id` was primary of, in `before`, has a higher generation, and gives how many do.
+    pub async fn recreated(&self, before: &v1::Placement, id: &str) -> usize {
+        let lost: Vec<usize> = (0..before.slots.len()).filter(|&s| primary(before, s) == id).collect();
+        assert!(!lost.is_empty(), "{id} held no slot, so its loss would show nothing");
+        eventually(&format!("the slots of {id} to be made anew"), SETTLE, async || {
+            let now = self.placement().await?;
+            lost.iter().all(|&s| now.slots[s].generation > before.slots[s].generation).then_some(())
+        })
+        .await;
+        crate::evidence(format!("the generation of {} slots of {id} rose", lost.len()));
+        lost.len()
+    }
+
+    /// What a node says of itself.
+    pub async fn node_status(&self, id: &str) -> v1::NodeStatusReply {
+        let mut client = admin(self.node(id).grpc).await;
+        let reply = within("a node's status", ADMIN, client.node_status(v1::NodeStatusRequest { slots: true })).await;
+        reply.unwrap_or_else(|e| panic!("status of {id}: {e}")).into_inner()
+    }
+
+    /// What a router says of itself.
+    pub async fn router_status(&self, id: &str) -> v1::RouterStatusReply {
+        let mut client = admin(self.routers[id].grpc).await;
+        let reply = within("a router's status", ADMIN, client.router_status(v1::RouterStatusRequest {})).await;
+        reply.unwrap_or_else(|e| panic!("status of {id}: {e}")).into_inner()
+    }
+}
+
+async fn admin(address: SocketAddr) -> AdminClient<tonic::transport::Channel> {
+    let connecting = AdminClient::connect(format!("http://{address}"));
+    within("the admin service", ADMIN, connecting).await.unwrap_or_else(|e| panic!("admin of {address}: {e}"))
+}
+
+/// Keys of the cluster that every test uses: each has an etcd of its own.
+fn keys() -> Keys {
+    Keys::new(&NodeId::new("roomring").expect("a cluster's name"))
+}
+
+/// The node that is primary of a slot.
+pub fn primary(placement: &v1::Placement, slot: usize) -> &str {
+    let slot = &placement.slots[slot];
+    let seat = &slot.in_sync[slot.primary as usize];
+    &placement.members[seat.member as usize].node_id
+}
+
+/// The node that holds a room.
+pub fn holder<'a>(placement: &'a v1::Placement, room: &str) -> &'a str {
+    let slots = u32::try_from(placement.slots.len()).expect("few slots");
+    primary(placement, RoomId::new(room).expect("a room's name").slot(slots).0 as usize)
+}
+
+fn is_settled(placement: &v1::Placement, incarnations: &BTreeMap<&str, u64>) -> bool {
+    let mut holders = BTreeSet::new();
+    for slot in &placement.slots {
+        let [seat] = slot.in_sync.as_slice() else { return false };
+        let member = &placement.members[seat.member as usize];
+        if !slot.learners.is_empty() || incarnations.get(member.node_id.as_str()) != Some(&member.incarnation) {
+            return false;
+        }
+        holders.insert(member.node_id.as_str());
+    }
+    // With far more slots than nodes each node has some, as soon as the ring's wish is met.
+    holders.len() == incarnations.len()
+}
+
+/// `name=HOST:PORT` in a ready line.
+fn address(line: &str, name: &str) -> SocketAddr {
+    let field = line.split(' ').find_map(|f| f.strip_prefix(name)?.strip_prefix('=')?.parse().ok());
+    field.unwrap_or_else(|| panic!("no {name}=ADDRESS in {line:?}"))
+}
+
+/// Writes a file for a test.
+pub fn write(path: &Path, text: &str) {
+    std::fs::write(path, text).unwrap_or_else(|e| panic!("write {}: {e}", path.display()));
+}

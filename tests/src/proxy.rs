@@ -1,0 +1,57 @@
+//! What a load balancer is to a client: one address, behind which the router may change.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::{JoinHandle, JoinSet};
+
+/// Forwards TCP to one target at a time. Ends when dropped.
+#[derive(Debug)]
+pub struct Proxy {
+    address: SocketAddr,
+    target: Arc<Mutex<SocketAddr>>,
+    task: JoinHandle<()>,
+}
+
+impl Proxy {
+    /// Listens on a free port of loopback.
+    pub async fn start(target: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port on loopback");
+        let address = listener.local_addr().expect("address of a bound socket");
+        let target = Arc::new(Mutex::new(target));
+        let task = tokio::spawn(accept(listener, target.clone()));
+        Self { address, target, task }
+    }
+
+    /// Where clients connect.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// New connections go to `target`; those that are open stay where they are.
+    pub fn point_to(&self, target: SocketAddr) {
+        *self.target.lock().expect("not poisoned") = target;
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn accept(listener: TcpListener, target: Arc<Mutex<SocketAddr>>) {
+    // Dropped, and so ended, with this task.
+    let mut connections = JoinSet::new();
+    while let Ok((mut client, _)) = listener.accept().await {
+        while connections.try_join_next().is_some() {}
+        let target = *target.lock().expect("not poisoned");
+        connections.spawn(async move {
+            // A refused connection shows as one that closes at once, as behind any balancer.
+            if let Ok(mut server) = TcpStream::connect(target).await {
+                let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
+            }
+        });
+    }
+}
