@@ -55,6 +55,7 @@ impl Store {
 
     /// Sets a key.
     pub(super) fn put(&mut self, request: &PbPutRequest) -> Result<PbPutResponse, Error> {
+        check_put_form(request)?;
         self.check_put(request)?;
         let mut write = self.write();
         let response = write.put_request(request);
@@ -81,18 +82,27 @@ impl Store {
         if request.compare.iter().any(|compare| compare.key.is_empty()) {
             return Err(Error::EmptyKey);
         }
+        for branch in [&request.success, &request.failure] {
+            operations(branch).try_for_each(check_form)?;
+        }
         check_overlaps(&request.success)?;
         check_overlaps(&request.failure)?;
         let succeeded = request.compare.iter().all(|compare| self.holds(compare));
         let branch = if succeeded { &request.success } else { &request.failure };
-        let ops: Vec<&PbTxnOpRequest> = branch.iter().filter_map(|op| op.request.as_ref()).collect();
-        // Everything that can fail is checked before anything is written.
-        for op in &ops {
-            self.check_op(op)?;
+        // Everything that can fail is checked before anything is written: puts first, as in etcd.
+        for op in operations(branch) {
+            if let PbTxnOpRequest::RequestPut(put) = op {
+                self.check_put(put)?;
+            }
+        }
+        for op in operations(branch) {
+            if let PbTxnOpRequest::RequestRange(range) = op {
+                self.readable(range.revision)?;
+            }
         }
         let mut write = self.write();
-        let mut responses = Vec::with_capacity(ops.len());
-        for op in ops {
+        let mut responses = Vec::with_capacity(branch.len());
+        for op in operations(branch) {
             let response = match op {
                 PbTxnOpRequest::RequestRange(range) => {
                     let mut response = write.store.range(range)?;
@@ -111,27 +121,8 @@ impl Store {
         Ok(PbTxnResponse { header: None, succeeded, responses })
     }
 
-    fn check_op(&self, op: &PbTxnOpRequest) -> Result<(), Error> {
-        match op {
-            PbTxnOpRequest::RequestRange(r) if r.key.is_empty() => Err(Error::EmptyKey),
-            PbTxnOpRequest::RequestRange(r) => self.readable(r.revision),
-            PbTxnOpRequest::RequestPut(r) => self.check_put(r),
-            PbTxnOpRequest::RequestDeleteRange(r) if r.key.is_empty() => Err(Error::EmptyKey),
-            PbTxnOpRequest::RequestDeleteRange(_) => Ok(()),
-            PbTxnOpRequest::RequestTxn(_) => Err(NESTED),
-        }
-    }
-
+    /// What a put needs of the store.
     fn check_put(&self, request: &PbPutRequest) -> Result<(), Error> {
-        if request.key.is_empty() {
-            return Err(Error::EmptyKey);
-        }
-        if request.ignore_value && !request.value.is_empty() {
-            return Err(Error::ValueProvided);
-        }
-        if request.ignore_lease && request.lease != 0 {
-            return Err(Error::LeaseProvided);
-        }
         if (request.ignore_value || request.ignore_lease) && self.get(&request.key).is_none() {
             return Err(Error::KeyNotFound);
         }
@@ -189,11 +180,38 @@ fn header(revision: i64) -> Option<PbResponseHeader> {
     Some(PbResponseHeader { revision, ..PbResponseHeader::default() })
 }
 
+fn operations(branch: &[PbTxnRequestOp]) -> impl Iterator<Item = &PbTxnOpRequest> {
+    branch.iter().filter_map(|op| op.request.as_ref())
+}
+
+/// What can be said of an operation without the store.
+fn check_form(op: &PbTxnOpRequest) -> Result<(), Error> {
+    match op {
+        PbTxnOpRequest::RequestRange(r) if r.key.is_empty() => Err(Error::EmptyKey),
+        PbTxnOpRequest::RequestDeleteRange(r) if r.key.is_empty() => Err(Error::EmptyKey),
+        PbTxnOpRequest::RequestRange(_) | PbTxnOpRequest::RequestDeleteRange(_) => Ok(()),
+        PbTxnOpRequest::RequestPut(r) => check_put_form(r),
+        PbTxnOpRequest::RequestTxn(_) => Err(NESTED),
+    }
+}
+
+fn check_put_form(request: &PbPutRequest) -> Result<(), Error> {
+    if request.key.is_empty() {
+        return Err(Error::EmptyKey);
+    }
+    if request.ignore_value && !request.value.is_empty() {
+        return Err(Error::ValueProvided);
+    }
+    if request.ignore_lease && request.lease != 0 {
+        return Err(Error::LeaseProvided);
+    }
+    Ok(())
+}
+
 /// One key must not be written twice in a transaction: it would get two values in one revision.
-fn check_overlaps(ops: &[PbTxnRequestOp]) -> Result<(), Error> {
-    let ops = || ops.iter().filter_map(|op| op.request.as_ref());
+fn check_overlaps(branch: &[PbTxnRequestOp]) -> Result<(), Error> {
     let mut puts = BTreeSet::new();
-    for op in ops() {
+    for op in operations(branch) {
         if let PbTxnOpRequest::RequestPut(put) = op
             && !puts.insert(put.key.as_slice())
         {
@@ -204,7 +222,7 @@ fn check_overlaps(ops: &[PbTxnRequestOp]) -> Result<(), Error> {
         let range = KeyRange::new(&delete.key, &delete.range_end);
         puts.iter().any(|key| range.contains(key))
     };
-    if ops().any(|op| matches!(op, PbTxnOpRequest::RequestDeleteRange(delete) if overlaps(delete))) {
+    if operations(branch).any(|op| matches!(op, PbTxnOpRequest::RequestDeleteRange(delete) if overlaps(delete))) {
         return Err(Error::DuplicateKey);
     }
     Ok(())
