@@ -8,6 +8,8 @@ mod history;
 mod limits;
 mod numbers;
 mod presence;
+#[cfg(test)]
+mod properties;
 mod rooms;
 mod snapshot;
 mod state;

@@ -98,6 +98,11 @@ impl Room {
         self.members.get(client).map(|m| (&m.info, m.router))
     }
 
+    /// Connection ids of the members that came through `router`.
+    pub fn clients_of(&self, router: Incarnation) -> Vec<String> {
+        self.members.iter().filter(|m| m.router == router).map(|m| m.info.client.clone()).collect()
+    }
+
     /// Number of remembered publish ids.
     pub fn num_ids(&self) -> usize {
         self.ids.len()

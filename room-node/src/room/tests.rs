@@ -1,1 +1,458 @@
+//! One test per rule, and the log builder that the tests share.
 
+use std::time::Duration;
+
+use roomring_proto::{Epoch, Generation, Incarnation, Lsn, RoomId, Seq, Term, Uid, v1};
+use v1::event::Kind;
+
+use super::*;
+use crate::entry::{Body, Client, Entry, Publish};
+
+const UID: Uid = Uid(7);
+const GENERATION: Generation = Generation(3);
+const R1: Incarnation = Incarnation(101);
+const R2: Incarnation = Incarnation(102);
+
+pub(super) fn room(name: &str) -> RoomId {
+    RoomId::new(name).unwrap()
+}
+
+pub(super) fn ann(client: &str) -> Client {
+    Client { user: "ann".into(), client: client.into(), ..Client::default() }
+}
+
+/// Makes entries in order, and applies them.
+pub(super) struct Log {
+    pub(super) rooms: Rooms,
+    pub(super) lsn: Lsn,
+    pub(super) now: u64,
+}
+
+impl Log {
+    pub(super) fn new(limits: RoomLimits) -> Self {
+        Self { rooms: Rooms::new(UID, GENERATION, limits), lsn: Lsn(0), now: 1_000_000 }
+    }
+
+    pub(super) fn entry(&mut self, body: Body) -> Entry {
+        self.lsn = self.lsn.next();
+        Entry { generation: GENERATION, term: Term(1), lsn: self.lsn, time_ms: self.now, body }
+    }
+
+    pub(super) fn add(&mut self, body: Body) -> Option<Applied> {
+        let entry = self.entry(body);
+        self.rooms.apply(&entry)
+    }
+
+    fn create(&mut self, name: &str) {
+        assert_eq!(self.add(Body::Create { room: room(name) }), None);
+    }
+
+    pub(super) fn join(&mut self, name: &str, info: Client, router: Incarnation) -> Option<Applied> {
+        self.add(Body::Join { room: room(name), info, router })
+    }
+
+    fn leave(&mut self, name: &str, client: &str) -> Option<Applied> {
+        self.add(Body::Leave { room: room(name), client: client.into() })
+    }
+
+    /// Publishes with the next seq of the room.
+    fn publish(&mut self, name: &str, change: impl FnOnce(&mut Publish)) -> Option<Applied> {
+        let seq = self.rooms.get(name).map_or(Seq(1), |r| r.seq().next());
+        let mut publish = Publish {
+            seq,
+            data: format!("{{\"n\":{}}}", seq.0).into(),
+            info: Some(ann("c1")),
+            id: String::new(),
+            router: R1,
+            number: 0,
+            settled_below: 0,
+        };
+        change(&mut publish);
+        self.add(Body::Publish { room: room(name), publish })
+    }
+
+    fn say(&mut self, name: &str) -> v1::Publication {
+        match self.publish(name, |_| ()).unwrap().event.kind.unwrap() {
+            Kind::Publication(p) => p,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn expire_at(&mut self, now: u64) {
+        self.now = now;
+        assert_eq!(self.add(Body::Expire), None);
+    }
+
+    fn room(&self, name: &str) -> &Room {
+        self.rooms.get(name).unwrap()
+    }
+}
+
+const NONE: [u64; 0] = [];
+
+fn seqs(publications: &[v1::Publication]) -> Vec<u64> {
+    publications.iter().map(|p| p.seq).collect()
+}
+
+fn log() -> Log {
+    let mut log = Log::new(RoomLimits::default());
+    log.create("lobby");
+    log
+}
+
+#[test]
+fn a_publication_carries_its_place_its_time_and_its_author() {
+    let mut log = log();
+    let applied = log.publish("lobby", |p| p.id = "x".into()).unwrap();
+    assert_eq!(applied.room, room("lobby"));
+    assert_eq!(applied.epoch, Epoch { uid: UID, generation: GENERATION, created: Lsn(1) });
+    let Some(Kind::Publication(p)) = applied.event.kind else { panic!("{applied:?}") };
+    assert_eq!((p.seq, p.lsn, p.time_ms, &p.id[..], &p.data[..]), (1, 2, 1_000_000, "x", &b"{\"n\":1}"[..]));
+    assert_eq!(p.info.unwrap().user, "ann");
+    assert_eq!((log.room("lobby").seq(), log.room("lobby").lsn()), (Seq(1), Lsn(2)));
+}
+
+#[test]
+fn a_publication_that_does_not_continue_the_room_is_left_out() {
+    let mut log = log();
+    log.say("lobby");
+    for seq in [0, 1, 3, u64::MAX] {
+        let applied = log.publish("lobby", |p| (p.seq, p.number) = (Seq(seq), 9));
+        assert_eq!(applied, None, "{seq}");
+    }
+    assert_eq!(log.publish("elsewhere", |p| p.number = 9), None);
+    assert_eq!(log.room("lobby").seq(), Seq(1));
+    assert_eq!(log.rooms.number(R1, 9), Number::Unknown);
+    assert!(log.rooms.get("elsewhere").is_none());
+}
+
+#[test]
+fn history_pages_follow_the_protocol() {
+    let mut log = Log::new(RoomLimits { history_size: 5, ..RoomLimits::default() });
+    log.create("lobby");
+    for _ in 0..8 {
+        log.say("lobby");
+    }
+    let page = |since: Option<u64>, limit, reverse| seqs(&log.room("lobby").history(since.map(Seq), limit, reverse));
+    assert_eq!(log.room("lobby").first_seq(), Some(Seq(4)));
+    assert_eq!(page(None, None, false), [4, 5, 6, 7, 8]);
+    assert_eq!(page(None, Some(2), false), [4, 5]);
+    assert_eq!(page(Some(6), None, false), [7, 8], "since is exclusive");
+    assert_eq!(page(Some(1), Some(2), false), [4, 5], "an old since gives the oldest kept");
+    assert_eq!(page(Some(8), None, false), NONE);
+    assert_eq!(page(Some(99), None, false), NONE);
+    assert_eq!(page(None, Some(2), true), [8, 7]);
+    assert_eq!(page(Some(6), Some(9), true), [5, 4], "reverse: those before since");
+    assert_eq!(page(Some(4), None, true), NONE);
+    assert_eq!(page(Some(99), Some(1), true), [8]);
+    assert_eq!(page(None, Some(0), false), NONE);
+}
+
+#[test]
+fn history_is_bounded_by_bytes() {
+    let mut log = Log::new(RoomLimits { history_bytes: 1_000, ..RoomLimits::default() });
+    log.create("lobby");
+    let mut say = |bytes: usize| -> Vec<u64> {
+        log.publish("lobby", |p| p.data = vec![b'1'; bytes].into());
+        seqs(&log.room("lobby").history(None, None, false))
+    };
+    assert_eq!(say(300), [1]);
+    assert_eq!(say(300), [1, 2]);
+    assert_eq!(say(300), [2, 3], "three and their overhead do not fit");
+    assert_eq!(say(5_000), NONE, "larger than the limit by itself");
+    assert_eq!(say(10), [5]);
+    assert_eq!(log.room("lobby").seq(), Seq(5));
+}
+
+#[test]
+fn history_ages_on_expire_only() {
+    let mut log = log();
+    log.say("lobby");
+    log.now += 1_000;
+    log.say("lobby");
+    assert_eq!(log.rooms.expiry_due(), Some(1_300_000));
+    log.expire_at(1_299_999);
+    assert_eq!(seqs(&log.room("lobby").history(None, None, false)), [1, 2]);
+    log.expire_at(1_300_000);
+    assert_eq!(seqs(&log.room("lobby").history(None, None, false)), [2]);
+    assert_eq!(log.rooms.expiry_due(), Some(1_301_000));
+    log.expire_at(1_301_000);
+    assert_eq!((log.room("lobby").first_seq(), log.room("lobby").seq()), (None, Seq(2)));
+    assert_eq!(log.rooms.expiry_due(), None);
+}
+
+#[test]
+fn time_never_falls() {
+    let mut log = log();
+    log.now = 5_000_000;
+    log.say("lobby");
+    log.now = 4_000_000;
+    assert_eq!(log.say("lobby").time_ms, 5_000_000);
+    assert_eq!(log.rooms.last_time_ms(), 5_000_000);
+}
+
+#[test]
+fn joins_and_leaves_are_seen_once() {
+    let mut log = log();
+    let joined = log.join("lobby", ann("c1"), R1).unwrap();
+    assert_eq!(joined.event.kind, Some(Kind::Join(v1::PresenceEvent { lsn: 2, info: Some((&ann("c1")).into()) })));
+    let renamed = Client { user: "bob".into(), ..ann("c1") };
+    assert_eq!(log.join("lobby", renamed.clone(), R2), None, "it is there already");
+    assert_eq!(log.room("lobby").lsn(), Lsn(2), "what nobody sees is no event");
+    assert_eq!(log.room("lobby").member("c1"), Some((&renamed, R2)), "but the newer one holds");
+    assert_eq!(log.leave("lobby", "c2"), None);
+    let left = log.leave("lobby", "c1").unwrap();
+    assert_eq!(left.event.kind, Some(Kind::Leave(v1::PresenceEvent { lsn: 5, info: Some((&renamed).into()) })));
+    assert_eq!(log.leave("lobby", "c1"), None);
+    assert_eq!(log.room("lobby").lsn(), Lsn(5));
+}
+
+#[test]
+fn presence_counts_connections_and_users() {
+    let mut log = log();
+    log.join("lobby", ann("c2"), R1);
+    log.join("lobby", ann("c1"), R1);
+    log.join("lobby", Client { user: String::new(), ..ann("c3") }, R2);
+    let clients: Vec<_> = log.room("lobby").presence().map(|(client, info)| (client, &info.user[..])).collect();
+    assert_eq!(clients, [("c1", "ann"), ("c2", "ann"), ("c3", "")]);
+    assert_eq!((log.room("lobby").num_clients(), log.room("lobby").num_users(), log.rooms.members()), (3, 2, 3));
+    log.leave("lobby", "c2");
+    assert_eq!((log.room("lobby").num_clients(), log.room("lobby").num_users()), (2, 2));
+    log.leave("lobby", "c1");
+    assert_eq!((log.room("lobby").num_clients(), log.room("lobby").num_users()), (1, 1));
+}
+
+#[test]
+fn members_are_found_by_router() {
+    let mut log = log();
+    log.create("other");
+    log.join("lobby", ann("c1"), R1);
+    log.join("other", ann("c1"), R1);
+    log.join("lobby", ann("c2"), R2);
+    assert_eq!(log.rooms.routers(), [R1, R2].into());
+    assert_eq!(log.rooms.members_of_router(R1), [(room("lobby"), "c1".to_owned()), (room("other"), "c1".to_owned())]);
+    log.join("lobby", ann("c2"), R1);
+    assert_eq!(log.rooms.routers(), [R1].into(), "the client moved");
+    assert_eq!(log.rooms.members_of_router(R2), []);
+    log.add(Body::Remove { room: room("lobby") });
+    assert_eq!(log.rooms.members_of_router(R1), [(room("other"), "c1".to_owned())]);
+}
+
+#[test]
+fn a_large_room_has_counts_only() {
+    let mut log = Log::new(RoomLimits { presence_list_limit: 2, ..RoomLimits::default() });
+    log.create("lobby");
+    assert!(log.join("lobby", ann("c1"), R1).is_some());
+    assert!(log.join("lobby", ann("c2"), R1).is_some());
+    assert_eq!(log.room("lobby").presence().count(), 2);
+    assert_eq!(log.join("lobby", ann("c3"), R1), None);
+    assert_eq!(log.room("lobby").presence().count(), 0);
+    assert_eq!(log.room("lobby").num_clients(), 3);
+    assert!(log.room("lobby").member("c3").is_some(), "the member is known all the same");
+    assert!(log.leave("lobby", "c1").is_some(), "its join was seen");
+    assert_eq!(log.room("lobby").presence().count(), 2, "listed again");
+    assert_eq!(log.leave("lobby", "c3"), None, "its join was not seen");
+    assert!(log.join("lobby", ann("c3"), R1).is_some());
+}
+
+#[test]
+fn ids_are_remembered_for_the_window() {
+    let mut log = log();
+    log.publish("lobby", |p| p.id = "a".into());
+    log.now += 10;
+    log.publish("lobby", |p| p.id = "b".into());
+    assert_eq!(log.rooms.seen_id("lobby", "a"), Some(Seq(1)));
+    assert_eq!(log.rooms.seen_id("lobby", "c"), None);
+    assert_eq!(log.rooms.seen_id("other", "a"), None);
+    assert_eq!(log.rooms.seen_id("lobby", ""), None);
+    assert_eq!(log.rooms.expiry_due(), Some(1_120_000));
+    log.expire_at(1_120_000);
+    assert_eq!((log.rooms.seen_id("lobby", "a"), log.rooms.seen_id("lobby", "b")), (None, Some(Seq(2))));
+    assert_eq!(log.room("lobby").num_ids(), 1);
+}
+
+#[test]
+fn an_id_that_was_logged_twice_keeps_its_first_place() {
+    let mut log = log();
+    log.publish("lobby", |p| p.id = "a".into());
+    assert!(log.publish("lobby", |p| p.id = "a".into()).is_some(), "seq has no holes, so it is a publication");
+    assert_eq!(log.rooms.seen_id("lobby", "a"), Some(Seq(1)));
+    assert_eq!(log.room("lobby").num_ids(), 1);
+}
+
+#[test]
+fn a_logged_duplicate_only_says_what_became_of_its_number() {
+    let mut log = log();
+    log.publish("lobby", |p| (p.id, p.number) = ("a".into(), 1));
+    log.say("lobby");
+    assert_eq!(log.publish("lobby", |p| (p.id, p.number, p.seq) = ("a".into(), 2, Seq(1))), None);
+    assert_eq!(log.room("lobby").seq(), Seq(2));
+    let epoch = log.room("lobby").epoch();
+    assert_eq!(log.rooms.number(R1, 1), Number::Done { epoch, seq: Seq(1), duplicate: false });
+    assert_eq!(log.rooms.number(R1, 2), Number::Done { epoch, seq: Seq(1), duplicate: true });
+}
+
+#[test]
+fn numbers_are_known_until_settled() {
+    let mut log = log();
+    for number in [1, 2, 4] {
+        log.publish("lobby", |p| p.number = number);
+    }
+    let epoch = log.room("lobby").epoch();
+    assert_eq!(log.rooms.number(R1, 4), Number::Done { epoch, seq: Seq(3), duplicate: false });
+    assert_eq!(log.rooms.number(R1, 3), Number::Unknown, "numbers may come with holes");
+    assert_eq!(log.rooms.number(R2, 1), Number::Unknown, "each router has its own");
+    log.publish("lobby", |p| (p.number, p.settled_below) = (5, 3));
+    assert_eq!(log.rooms.number(R1, 2), Number::Settled);
+    assert_eq!(log.rooms.number(R1, 3), Number::Settled);
+    assert!(matches!(log.rooms.number(R1, 4), Number::Done { .. }));
+    log.publish("lobby", |p| (p.number, p.settled_below) = (6, 1));
+    assert_eq!(log.rooms.number(R1, 3), Number::Settled, "what is settled stays so");
+    log.publish("lobby", |p| p.number = 0);
+    assert_eq!(log.rooms.number(R1, 0), Number::Settled, "0 is no number");
+    log.add(Body::Remove { room: room("lobby") });
+    assert_eq!(log.rooms.number(R1, 4), Number::Done { epoch, seq: Seq(3), duplicate: false }, "outlives its room");
+}
+
+#[test]
+fn numbers_of_a_router_without_members_are_forgotten_after_the_window() {
+    let mut log = log();
+    log.join("lobby", ann("c1"), R1);
+    log.publish("lobby", |p| p.number = 1);
+    let history_due = Some(1_300_000);
+    assert_eq!(log.rooms.expiry_due(), history_due, "it has members: it may send again whatever the clock says");
+    log.expire_at(1_200_000);
+    assert!(matches!(log.rooms.number(R1, 1), Number::Done { .. }));
+    log.leave("lobby", "c1");
+    assert_eq!(log.rooms.expiry_due(), Some(1_120_000));
+    log.expire_at(1_200_000);
+    assert_eq!(log.rooms.number(R1, 1), Number::Unknown);
+    assert_eq!(log.rooms.expiry_due(), history_due);
+}
+
+#[test]
+fn a_router_that_never_settles_is_bounded() {
+    let mut log = Log::new(RoomLimits { history_size: 1, ..RoomLimits::default() });
+    log.create("lobby");
+    for number in 1..=65_538 {
+        log.publish("lobby", |p| p.number = number);
+    }
+    assert_eq!(log.rooms.number(R1, 2), Number::Settled);
+    assert!(matches!(log.rooms.number(R1, 3), Number::Done { seq: Seq(3), .. }));
+}
+
+#[test]
+fn an_empty_room_costs_nothing_after_its_removal() {
+    let mut log = Log::new(RoomLimits::default());
+    let empty = log.rooms.bytes();
+    log.create("lobby");
+    assert_eq!(log.rooms.removable().collect::<Vec<_>>(), [&room("lobby")]);
+    log.join("lobby", ann("c1"), R1);
+    log.publish("lobby", |p| p.id = "a".into());
+    log.leave("lobby", "c1");
+    assert!(log.rooms.bytes() > empty + 500);
+    assert_eq!(log.rooms.removable().count(), 0, "there is history");
+    log.expire_at(1_120_000);
+    assert_eq!(log.rooms.removable().count(), 0, "still");
+    log.expire_at(1_300_000);
+    assert_eq!(log.rooms.removable().count(), 1);
+    assert_eq!(log.add(Body::Remove { room: room("lobby") }), None);
+    assert_eq!((log.rooms.len(), log.rooms.members(), log.rooms.bytes()), (0, 0, empty));
+    assert_eq!((log.rooms.removable().count(), log.rooms.expiry_due()), (0, None));
+}
+
+#[test]
+fn a_room_made_again_has_another_epoch() {
+    let mut log = log();
+    log.say("lobby");
+    let first = log.room("lobby").epoch();
+    log.add(Body::Remove { room: room("lobby") });
+    log.create("lobby");
+    assert!(log.room("lobby").epoch() > first);
+    assert_eq!((log.room("lobby").seq(), log.say("lobby").seq), (Seq(0), 1));
+}
+
+#[test]
+fn create_and_remove_do_as_they_say_whatever_is_there() {
+    let mut log = log();
+    log.join("lobby", ann("c1"), R1);
+    log.say("lobby");
+    log.create("lobby");
+    assert_eq!((log.rooms.len(), log.rooms.members(), log.room("lobby").seq()), (1, 0, Seq(0)));
+    assert_eq!(log.rooms.expiry_due(), None);
+    log.join("lobby", ann("c1"), R1);
+    log.add(Body::Remove { room: room("lobby") });
+    log.add(Body::Remove { room: room("lobby") });
+    assert_eq!((log.rooms.len(), log.rooms.members(), log.rooms.routers().len()), (0, 0, 0));
+    assert!(log.rooms.is_empty());
+}
+
+#[test]
+fn a_primary_learns_which_limit_is_met() {
+    let mut log = Log::new(RoomLimits { rooms: 2, members: 2, ids_per_room: 1, ..RoomLimits::default() });
+    log.create("lobby");
+    assert_eq!(log.rooms.admits_rooms(1), Ok(()));
+    assert_eq!(log.rooms.admits_rooms(2).unwrap_err().to_string(), "too many rooms in this slot: the limit is 2");
+    log.join("lobby", ann("c1"), R1);
+    assert!(log.rooms.admits_members("lobby", 1).is_ok());
+    assert!(log.rooms.admits_members("lobby", 2).is_err());
+    assert!(log.rooms.admits_members("new", 2).is_ok());
+    log.publish("lobby", |p| p.id = "a".into());
+    assert!(log.rooms.admits_ids("lobby", 1).is_err());
+    assert!(log.rooms.admits_ids("lobby", 0).is_ok());
+    assert!(log.join("lobby", ann("c2"), R1).is_some());
+    assert!(log.join("lobby", ann("c3"), R1).is_some(), "what is logged is applied");
+}
+
+#[test]
+fn a_large_room_is_sent_in_parts() {
+    let mut log = log();
+    for n in 0..40 {
+        log.join("lobby", ann(&format!("c{n}")), R1);
+        log.publish("lobby", |p| (p.data, p.id) = (vec![b'1'; 200].into(), format!("id{n}")));
+    }
+    let parts = log.rooms.snapshot(2_000);
+    assert!(parts.len() > 4, "{}", parts.len());
+    for part in &parts {
+        let len = prost::Message::encoded_len(part);
+        assert!(len <= 2_100, "{len}");
+    }
+    let again = Rooms::install(UID, GENERATION, RoomLimits::default(), parts.into_iter()).unwrap();
+    assert_eq!(again, log.rooms);
+    assert_eq!(Rooms::new(UID, GENERATION, RoomLimits::default()).snapshot(1_000).len(), 1);
+}
+
+#[test]
+fn a_malformed_snapshot_is_refused() {
+    let mut log = log();
+    log.join("lobby", ann("c1"), R1);
+    for number in 1..=4 {
+        log.publish("lobby", |p| p.number = number);
+    }
+    let refused = |change: &dyn Fn(&mut v1::SlotState)| {
+        let mut part = log.rooms.snapshot(usize::MAX).remove(0);
+        change(&mut part);
+        Rooms::install(UID, GENERATION, RoomLimits::default(), [part].into_iter()).unwrap_err().0
+    };
+    assert_eq!(refused(&|s| s.rooms[0].room.clear()), "room name is empty");
+    assert!(refused(&|s| drop(s.rooms[0].history.remove(1))).contains("hole"));
+    assert!(refused(&|s| drop(s.rooms[0].history.pop())).contains("top"));
+    assert!(refused(&|s| s.rooms[0].members[0].info = None).contains("lacks its client"));
+    assert!(refused(&|s| s.rooms[0].members.extend_from_within(..)).contains("twice"));
+    assert!(refused(&|s| s.routers[0].numbers[0].epoch = None).contains("lacks its epoch"));
+    assert!(
+        refused(&|s| {
+            s.rooms.extend_from_within(..);
+            s.rooms[1].created = 9;
+        })
+        .contains("head changes")
+    );
+}
+
+#[test]
+fn limits_have_the_documented_defaults() {
+    let limits = RoomLimits::default();
+    assert_eq!((limits.history_size, limits.history_age), (100, Duration::from_secs(300)));
+    assert_eq!((limits.history_bytes, limits.id_window), (1 << 20, Duration::from_secs(120)));
+    assert_eq!((limits.ids_per_room, limits.presence_list_limit), (10_000, 1_000));
+}
