@@ -6,5 +6,8 @@
 pub mod clock;
 pub mod daemon;
 pub mod embedded_etcd;
+mod entries;
+pub mod home;
 pub mod placement;
+pub mod registry;
 pub mod view;

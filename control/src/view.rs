@@ -74,4 +74,10 @@ pub struct ClusterView {
     /// Contact with etcd: the send time of the last linearizable read that returned this process's own registration and a
     /// revision of the placement that `placement` here has reached. `None` before the first.
     pub contact: Option<Time>,
+    /// mod_revision of every registered node's key. A proposal that counts on a node's key being as it is here (absent, or
+    /// held by a successor) has etcd compare it in the same transaction.
+    pub node_revisions: Arc<BTreeMap<NodeId, i64>>,
+    /// A linearizable read showed an older placement than one known here, or none: etcd was wiped or restored from a
+    /// backup. A successor under a new uid is due.
+    pub etcd_regressed: bool,
 }

@@ -1,0 +1,152 @@
+//! etcd's client with what ours needs around it: a deadline on every request, and one server at a time.
+
+use std::error::Error as _;
+use std::future::Future;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use etcd_client::{Client, ConnectOptions, Error};
+use roomring_proto::limits::GRPC_MESSAGE_BYTES;
+
+/// How long one request may take. A healthy etcd answers in milliseconds; a new leader is elected within about a second.
+pub(super) const REQUEST_DEADLINE: Duration = Duration::from_secs(2);
+
+/// Silence on a connection that is asked after, and how long the answer may take: a cut cable is noticed within this.
+const KEEP_ALIVE: Duration = Duration::from_secs(2);
+
+/// A request to etcd that brought no answer, or an error.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("etcd at {url}: {reason}")]
+pub struct EtcdError {
+    /// The server asked.
+    pub url: String,
+    /// What it said, or what stood in the way.
+    pub reason: String,
+    /// It answered that the lease is gone.
+    pub(super) lease_gone: bool,
+}
+
+impl EtcdError {
+    pub(super) fn new(url: &str, reason: impl Into<String>) -> Self {
+        Self { url: url.to_owned(), reason: reason.into(), lease_gone: false }
+    }
+}
+
+/// The servers of one etcd. Requests go to one of them until it fails, then to the next.
+#[derive(Debug)]
+pub(super) struct Etcd {
+    servers: Vec<Server>,
+    current: AtomicUsize,
+}
+
+struct Server {
+    url: String,
+    client: Client,
+}
+
+impl std::fmt::Debug for Server {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.url)
+    }
+}
+
+impl Etcd {
+    /// Checks the URLs; connects on first use.
+    pub(super) async fn new(urls: &[String]) -> Result<Self, EtcdError> {
+        let mut servers = Vec::new();
+        for url in urls {
+            let options = ConnectOptions::new()
+                .with_connect_timeout(REQUEST_DEADLINE)
+                .with_keep_alive(KEEP_ALIVE, KEEP_ALIVE)
+                .with_keep_alive_while_idle(true)
+                // A member cut off from the others ends its watches instead of going quiet.
+                .with_require_leader(true);
+            let client = Client::connect([url], Some(options)).await.map_err(|e| failure(url, &e))?;
+            servers.push(Server { url: url.clone(), client });
+        }
+        if servers.is_empty() {
+            return Err(EtcdError::new("(none)", "no URL given"));
+        }
+        Ok(Self { servers, current: AtomicUsize::new(0) })
+    }
+
+    /// The server that the next request goes to.
+    pub(super) fn url(&self) -> &str {
+        &self.server().1.url
+    }
+
+    /// One request, given up after [`REQUEST_DEADLINE`]. An error says nothing about whether it took effect.
+    pub(super) async fn call<T, F, Fut>(&self, request: F) -> Result<T, EtcdError>
+    where
+        F: FnOnce(Client) -> Fut,
+        Fut: Future<Output = Result<T, Error>>,
+    {
+        let (index, server) = self.server();
+        let error = match tokio::time::timeout(REQUEST_DEADLINE, request(server.client.clone())).await {
+            Ok(Ok(answer)) => return Ok(answer),
+            Ok(Err(e)) => failure(&server.url, &e),
+            Err(_) => {
+                let reason = format!("no answer within {}", humantime::format_duration(REQUEST_DEADLINE));
+                EtcdError::new(&server.url, reason)
+            }
+        };
+        if !error.lease_gone {
+            self.leave(index);
+        }
+        Err(error)
+    }
+
+    /// Goes on to the next server, unless another request did so already.
+    fn leave(&self, index: usize) {
+        let next = (index + 1) % self.servers.len();
+        // Losing this race is fine: somebody else moved on.
+        let _ = self.current.compare_exchange(index, next, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    /// Goes on to the next server: the current one's watch has gone quiet.
+    pub(super) fn next(&self) {
+        self.leave(self.current.load(Ordering::Relaxed));
+    }
+
+    fn server(&self) -> (usize, &Server) {
+        let index = self.current.load(Ordering::Relaxed);
+        (index, &self.servers[index])
+    }
+}
+
+/// The key-value client, which takes a placement of any size that etcd stores.
+pub(super) fn kv(client: &Client) -> etcd_client::KvClient {
+    client.kv_client().max_decoding_message_size(GRPC_MESSAGE_BYTES)
+}
+
+fn failure(url: &str, error: &Error) -> EtcdError {
+    let lease_gone = match error {
+        Error::GRpcStatus(status) => {
+            status.code() == tonic::Code::NotFound && status.message().contains("lease not found")
+        }
+        _ => false,
+    };
+    EtcdError { url: url.to_owned(), reason: reason(error), lease_gone }
+}
+
+/// The innermost cause says what a person needs ("Connection refused"); the outer ones only wrap it.
+pub(super) fn reason(error: &Error) -> String {
+    let outer = match error {
+        Error::GRpcStatus(status) => status.message().to_owned(),
+        other => other.to_string(),
+    };
+    let mut source = match error {
+        Error::GRpcStatus(status) => status.source(),
+        Error::TransportError(e) => e.source(),
+        _ => None,
+    };
+    let mut innermost = None;
+    while let Some(e) = source {
+        innermost = Some(e.to_string());
+        source = e.source();
+    }
+    match innermost {
+        Some(inner) if !outer.contains(&inner) => format!("{outer}: {inner}"),
+        _ => outer,
+    }
+}
