@@ -7,6 +7,7 @@
 mod chrome;
 mod client;
 mod cluster;
+mod crowd;
 mod etcd;
 mod expect;
 mod oracle;
@@ -20,6 +21,7 @@ mod turn;
 pub use chrome::{Chrome, Page};
 pub use client::{Client, Closed, Error, Event, Member, RoomLog};
 pub use cluster::{Cluster, Node, Options, Router, holder, primary, write};
+pub use crowd::Crowd;
 pub use etcd::Etcd;
 pub use expect::{eventually, evidence, within};
 pub use oracle::{Oracle, Story};

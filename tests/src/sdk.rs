@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::process::{Process, binary_dir};
+use crate::process::Process;
 
 /// An answer or an event, SDK's own time-outs and back-offs included.
 const EVENT: Duration = Duration::from_secs(60);
@@ -37,13 +37,14 @@ impl Sdk {
     pub fn start(kind: SdkKind, name: &str, dir: &Path) -> Self {
         let installed = installed();
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients");
-        let (program, script) = match kind {
-            SdkKind::JavaScript => (PathBuf::from("node"), installed.join("js/client.mjs")),
-            SdkKind::Python => (installed.join("venv/bin/python"), source.join("python/client.py")),
+        let (program, script, needed) = match kind {
+            SdkKind::JavaScript => (PathBuf::from("node"), "client.cjs", "node_modules/centrifuge"),
+            SdkKind::Python => (installed.join("venv/bin/python"), "client.py", "venv/bin/python"),
         };
-        assert!(script.is_file(), "{} is missing: run `make test-deps`", script.display());
+        let needed = installed.join(needed);
+        assert!(needed.exists(), "{} is missing: run `make test-deps`", needed.display());
         let log = dir.join(format!("{name}.log"));
-        let mut process = Process::start_with(name, &program, &[script], &log, Stdio::piped());
+        let mut process = Process::start_with(name, &program, &[source.join(script), installed], &log, Stdio::piped());
         let stdin = process.take_stdin().expect("piped");
         Self { process, stdin, last: 0, kept: Vec::new() }
     }
@@ -109,8 +110,5 @@ fn installed() -> PathBuf {
     if let Some(dir) = std::env::var_os("ROOMRING_TEST_CLIENTS") {
         return dir.into();
     }
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/clients");
-    // A target directory elsewhere has them beside `debug`.
-    let beside = binary_dir().join("../clients");
-    if beside.is_dir() { beside } else { workspace }
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/clients")
 }
