@@ -65,7 +65,8 @@ impl FromStr for ByteSize {
 /// In the largest binary unit that divides it.
 impl fmt::Display for ByteSize {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (name, unit) = UNITS[..3].iter().find(|(_, u)| self.0 >= *u && self.0 % u == 0).unwrap_or(&("", 1));
+        let (name, unit) =
+            UNITS[..3].iter().find(|(_, u)| self.0 >= *u && self.0.is_multiple_of(*u)).unwrap_or(&("", 1));
         write!(f, "{}{name}", self.0 / unit)
     }
 }

@@ -2,7 +2,17 @@
 //!
 //! Pure. The [`crate::coordinator`] writes what comes out of here by compare-and-swap.
 
+mod change;
+mod check;
+mod codec;
+#[cfg(test)]
+pub(crate) mod fixtures;
+
 use std::collections::BTreeMap;
+
+pub use change::{Change, Draft, Rejected};
+pub use check::WEIGHT;
+pub use codec::DecodeError;
 
 use roomring_proto::{Generation, Incarnation, NodeId, PlacementRef, Seat, SlotId, Term, Uid, Version};
 
