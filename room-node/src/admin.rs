@@ -1,0 +1,86 @@
+//! What `roomctl` asks of a node.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use roomring_proto::v1;
+use roomring_proto::v1::admin_server::Admin;
+use roomring_proto::v1::slot_status::Role;
+use tokio::time::{Instant, timeout};
+use tonic::{Request, Response, Status};
+
+use crate::shell::Shell;
+
+/// How long the workers may take to say what they hold.
+const STATUS_DEADLINE: Duration = Duration::from_secs(2);
+
+/// Serves `Admin`.
+#[derive(Debug, Clone)]
+pub(crate) struct AdminService {
+    shell: Arc<Shell>,
+    started: Instant,
+}
+
+impl AdminService {
+    /// `started`: when the process did.
+    pub(crate) fn new(shell: Arc<Shell>, started: Instant) -> Self {
+        Self { shell, started }
+    }
+}
+
+#[tonic::async_trait]
+impl Admin for AdminService {
+    async fn node_status(
+        &self,
+        request: Request<v1::NodeStatusRequest>,
+    ) -> Result<Response<v1::NodeStatusReply>, Status> {
+        let shell = &self.shell;
+        let slots = timeout(STATUS_DEADLINE, shell.workers.status()).await.map_err(|_| {
+            Status::deadline_exceeded(format!("the workers did not answer within {STATUS_DEADLINE:?}"))
+        })??;
+        let count = |roles: &[Role]| {
+            u32::try_from(slots.iter().filter(|s| roles.contains(&s.role())).count()).unwrap_or(u32::MAX)
+        };
+        Ok(Response::new(v1::NodeStatusReply {
+            node_id: shell.node.to_string(),
+            incarnation: shell.incarnation.0,
+            release: env!("CARGO_PKG_VERSION").to_owned(),
+            placement: shell.hello_placement(),
+            uptime_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            contact_age_ms: shell.vitals.contact_age_ms(),
+            rooms: slots.iter().filter(|s| s.role() == Role::Primary).map(|s| s.rooms).sum(),
+            members: slots.iter().filter(|s| s.role() == Role::Primary).map(|s| s.members).sum(),
+            publishes_total: shell.counters.publishes(),
+            deliveries_total: shell.counters.deliveries(),
+            routers: u32::try_from(shell.links.len()).unwrap_or(u32::MAX),
+            primaries: count(&[Role::Primary, Role::Promoting]),
+            replicas: count(&[Role::Replica]),
+            learners: count(&[Role::Learner]),
+            rss_bytes: resident_bytes().unwrap_or(0),
+            slots: if request.into_inner().slots { slots } else { Vec::new() },
+        }))
+    }
+
+    async fn router_status(
+        &self,
+        _: Request<v1::RouterStatusRequest>,
+    ) -> Result<Response<v1::RouterStatusReply>, Status> {
+        Err(Status::unimplemented("this is a node"))
+    }
+}
+
+/// Resident memory of this process. From `status`, which gives kB: `statm` counts pages, of a size it does not tell.
+fn resident_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn memory_is_read() {
+        let bytes = super::resident_bytes().unwrap();
+        assert!((1 << 20..1 << 36).contains(&bytes), "{bytes}");
+    }
+}

@@ -1,0 +1,171 @@
+//! The tasks that own the slots: each takes its mails in batches, runs its slots, and sends what they say.
+
+mod mailbox;
+mod outbound;
+mod shard;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use roomring_control::clock::Time;
+use roomring_proto::SlotId;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+pub(crate) use self::mailbox::{Mail, Workers};
+use self::outbound::Outbound;
+pub(crate) use self::outbound::Proposal;
+use self::shard::{Event, Moment, Shard};
+pub(crate) use self::shard::{Part, SlotSettings};
+use crate::counters::Counters;
+use crate::outbox::Outbox;
+use crate::slot::Output;
+use crate::vitals::LastTick;
+
+/// Mails taken in one turn: what they cause is sent together, so a busy worker sends few large batches.
+const MAILS_A_TURN: usize = 256;
+
+/// A worker comes round at least this often, so that its age in heartbeats says whether it hangs.
+const IDLE_TURN: Duration = Duration::from_millis(100);
+
+/// A worker sleeps at least this long for a deadline: slots that are always due do not make it spin.
+const SHORTEST_SLEEP: Duration = Duration::from_millis(1);
+
+/// One worker: a task for [`Worker::run`].
+#[derive(Debug)]
+pub(crate) struct Worker {
+    mails: mpsc::Receiver<Mail>,
+    shard: Shard,
+    outbound: Outbound,
+    /// What the slots said in this turn.
+    out: Vec<Output>,
+    /// Proposals that the coordinator had no room for; the latest of each slot.
+    waiting: BTreeMap<SlotId, Proposal>,
+    /// The coordinator holds the other end.
+    proposals: mpsc::Sender<Proposal>,
+    counters: Arc<Counters>,
+    last_tick: Arc<LastTick>,
+}
+
+impl Worker {
+    pub(crate) fn new(
+        mails: mpsc::Receiver<Mail>,
+        part: Part,
+        settings: SlotSettings,
+        proposals: mpsc::Sender<Proposal>,
+        counters: Arc<Counters>,
+        last_tick: Arc<LastTick>,
+    ) -> Self {
+        last_tick.set(Time::now());
+        Self {
+            mails,
+            shard: Shard::new(part, settings),
+            outbound: Outbound::default(),
+            out: Vec::new(),
+            waiting: BTreeMap::new(),
+            proposals,
+            counters,
+            last_tick,
+        }
+    }
+
+    /// Works until `stop` is cancelled.
+    pub(crate) async fn run(mut self, stop: CancellationToken) {
+        let mut mails = Vec::with_capacity(MAILS_A_TURN);
+        loop {
+            let rest = self.rest();
+            tokio::select! {
+                () = stop.cancelled() => return,
+                n = self.mails.recv_many(&mut mails, MAILS_A_TURN) => if n == 0 { return },
+                () = tokio::time::sleep(rest) => {}
+            }
+            self.turn(&mut mails);
+            // Turns follow each other without a wait while mails are there: others of this thread get theirs.
+            tokio::task::yield_now().await;
+        }
+    }
+
+    fn rest(&self) -> Duration {
+        let due = self.shard.next_deadline().map_or(IDLE_TURN, |t| t.since(Time::now()));
+        due.clamp(SHORTEST_SLEEP, IDLE_TURN)
+    }
+
+    fn turn(&mut self, mails: &mut Vec<Mail>) {
+        for mail in mails.drain(..) {
+            self.on_mail(mail);
+        }
+        self.shard.tick(moment(), &mut self.out);
+        for proposal in self.outbound.send(&mut self.out, &self.counters) {
+            self.waiting.insert(proposal.slot, proposal);
+        }
+        while let Some(proposal) = self.waiting.first_entry() {
+            if self.proposals.try_send(*proposal.get()).is_err() {
+                break;
+            }
+            proposal.remove();
+        }
+        self.last_tick.set(Time::now());
+    }
+
+    fn on_mail(&mut self, mail: Mail) {
+        let event = match mail {
+            Mail::Adopt { placement, contact } => Event::Adopt { placement, contact },
+            Mail::PeerUp { peer, outbox } => {
+                self.outbound.peers.insert(peer, outbox);
+                Event::PeerUp(peer)
+            }
+            Mail::PeerDown(peer) => {
+                self.outbound.peers.remove(&peer);
+                Event::PeerDown(peer)
+            }
+            Mail::CallerUp { peer, outbox } => {
+                self.outbound.callers.insert(peer, outbox);
+                return;
+            }
+            Mail::CallerDown(peer) => {
+                self.outbound.callers.remove(&peer);
+                return;
+            }
+            Mail::LinkUp { link, router, outbox } => {
+                self.outbound.links.insert(link, outbox);
+                Event::LinkUp { link, router }
+            }
+            Mail::LinkDown(link) => {
+                self.outbound.links.remove(&link);
+                Event::LinkDown(link)
+            }
+            Mail::Peer(messages) => return self.each(messages.into_iter().map(Event::Peer)),
+            Mail::Router { link, messages } => {
+                let events = messages.into_iter().map(|(slot, message)| Event::Router { link, slot, message });
+                return self.each(events);
+            }
+            Mail::Status(answer) => {
+                // Nobody may be waiting any more.
+                let _ = answer.send(self.shard.status());
+                return;
+            }
+        };
+        self.each([event]);
+    }
+
+    fn each(&mut self, events: impl IntoIterator<Item = Event>) {
+        for event in events {
+            self.shard.handle(moment(), event, &mut self.out);
+        }
+    }
+}
+
+impl Drop for Worker {
+    /// Without its worker a connection would wait for answers that never come.
+    fn drop(&mut self) {
+        let stopping = || Some(tonic::Status::unavailable("the node is stopping"));
+        self.outbound.links.values().for_each(|o: &Outbox<_>| o.close(stopping()));
+        self.outbound.peers.values().chain(self.outbound.callers.values()).for_each(|o| o.close(stopping()));
+    }
+}
+
+fn moment() -> Moment {
+    let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Moment { now: Time::now(), wall_ms: u64::try_from(wall.as_millis()).unwrap_or(u64::MAX) }
+}

@@ -1,0 +1,79 @@
+//! Sends what a worker's slots said in one turn: one group for each connection.
+
+use std::collections::BTreeMap;
+
+use roomring_proto::{Incarnation, Seat, SlotId, Term, Version, v1};
+
+use crate::counters::Counters;
+use crate::outbox::Outbox;
+use crate::slot::{LinkId, Output};
+
+/// The connections, as one worker knows them.
+#[derive(Debug, Default)]
+pub(crate) struct Outbound {
+    pub(crate) links: BTreeMap<LinkId, Outbox<v1::NodeMessage>>,
+    /// Streams that this process opened.
+    pub(crate) peers: BTreeMap<Incarnation, Outbox<v1::PeerMessage>>,
+    /// Streams that others opened to this process.
+    pub(crate) callers: BTreeMap<Incarnation, Outbox<v1::PeerMessage>>,
+}
+
+/// For the coordinator: this learner may go in sync, in a write based on `base`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Proposal {
+    pub(crate) slot: SlotId,
+    pub(crate) seat: Seat,
+    pub(crate) term: Term,
+    pub(crate) base: Version,
+}
+
+impl Outbound {
+    /// Sends everything in `out` and empties it. Returns the proposals in it. What is for a connection that is gone is
+    /// dropped: its end was told to the slots, or will be.
+    pub(crate) fn send(&self, out: &mut Vec<Output>, counters: &Counters) -> Vec<Proposal> {
+        let mut proposals = Vec::new();
+        let mut links = BTreeMap::<LinkId, Vec<v1::NodeMessage>>::new();
+        let mut peers = BTreeMap::<(bool, Incarnation), Vec<v1::PeerMessage>>::new();
+        let (mut publishes, mut deliveries) = (0, 0);
+        for output in out.drain(..) {
+            match output {
+                Output::Router { link, message } => {
+                    match &message.kind {
+                        Some(v1::node_message::Kind::Published(p)) if p.refused.is_none() => publishes += 1,
+                        Some(v1::node_message::Kind::Deliver(d)) => deliveries += d.events.len() as u64,
+                        _ => {}
+                    }
+                    links.entry(link).or_default().push(message);
+                }
+                Output::Peer { to, message } => {
+                    let answer = is_answer(&message);
+                    let message = v1::PeerMessage { kind: Some(v1::peer_message::Kind::Replication(message)) };
+                    peers.entry((answer, to)).or_default().push(message);
+                }
+                Output::Ready { slot, seat, term, base } => proposals.push(Proposal { slot, seat, term, base }),
+            }
+        }
+        counters.add_publishes(publishes);
+        counters.add_deliveries(deliveries);
+        for (link, messages) in links {
+            if let Some(outbox) = self.links.get(&link) {
+                outbox.push(messages);
+            }
+        }
+        for ((answer, peer), messages) in peers {
+            if let Some(outbox) = if answer { &self.callers } else { &self.peers }.get(&peer) {
+                outbox.push(messages);
+            }
+        }
+        proposals
+    }
+}
+
+/// Answers go back on the stream on which the primary asked.
+fn is_answer(message: &v1::Replication) -> bool {
+    use v1::replication::Kind;
+    match &message.kind {
+        Some(Kind::ProbeReply(_) | Kind::AppendAck(_) | Kind::SnapshotAck(_) | Kind::Refused(_)) => true,
+        Some(Kind::Probe(_) | Kind::Append(_) | Kind::Snapshot(_)) | None => false,
+    }
+}

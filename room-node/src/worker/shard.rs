@@ -1,0 +1,326 @@
+//! The slots of one worker, without its task: who gets which input, and what is said for slots not held here.
+//!
+//! Pure. [`super::Worker`] brings events with the time and sends what comes out.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Duration;
+
+use roomring_control::clock::Time;
+use roomring_control::placement::{Placement, SlotRecord};
+use roomring_proto::{Incarnation, PlacementRef, Seat, SlotId, v1};
+
+use crate::room::RoomLimits;
+use crate::slot::{self, Env, Input, LinkId, Output, Retention, Slot};
+
+/// What every slot of this process is made with.
+#[derive(Debug, Clone)]
+pub(crate) struct SlotSettings {
+    pub(crate) me: Incarnation,
+    pub(crate) limits: RoomLimits,
+    pub(crate) retention: Retention,
+    pub(crate) presence_grace: Duration,
+}
+
+/// Which slots are a worker's: those whose number leaves `index` when divided by `of`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Part {
+    pub(crate) index: usize,
+    pub(crate) of: usize,
+}
+
+impl Part {
+    pub(crate) fn has(self, slot: SlotId) -> bool {
+        slot.0 as usize % self.of == self.index
+    }
+}
+
+/// The moment of an event.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Moment {
+    pub(crate) now: Time,
+    /// Unix time, ms.
+    pub(crate) wall_ms: u64,
+}
+
+/// What happens to a worker's slots.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// The placement and the contact that goes with it: they change together, or contact could vouch for a placement not
+    /// yet seen.
+    Adopt {
+        placement: Arc<Placement>,
+        contact: Option<Time>,
+    },
+    PeerUp(Incarnation),
+    PeerDown(Incarnation),
+    Peer(v1::Replication),
+    LinkUp {
+        link: LinkId,
+        router: Incarnation,
+    },
+    LinkDown(LinkId),
+    Router {
+        link: LinkId,
+        slot: SlotId,
+        message: v1::router_message::Kind,
+    },
+}
+
+/// The slots of one worker.
+#[derive(Debug)]
+pub(crate) struct Shard {
+    part: Part,
+    settings: SlotSettings,
+    placement: Option<Arc<Placement>>,
+    contact: Option<Time>,
+    slots: BTreeMap<SlotId, Held>,
+    /// When each slot wants its next tick.
+    deadlines: BTreeSet<(Time, SlotId)>,
+    /// Seats whose slot's code panicked. Its state is lost, and a seat that lost its state must never act again.
+    quarantined: BTreeMap<SlotId, Seat>,
+    links: BTreeMap<LinkId, Incarnation>,
+    peers: BTreeSet<Incarnation>,
+}
+
+#[derive(Debug)]
+struct Held {
+    slot: Slot,
+    seat: Seat,
+    deadline: Option<Time>,
+}
+
+impl Shard {
+    pub(crate) fn new(part: Part, settings: SlotSettings) -> Self {
+        Self {
+            part,
+            settings,
+            placement: None,
+            contact: None,
+            slots: BTreeMap::new(),
+            deadlines: BTreeSet::new(),
+            quarantined: BTreeMap::new(),
+            links: BTreeMap::new(),
+            peers: BTreeSet::new(),
+        }
+    }
+
+    /// Takes one event.
+    pub(crate) fn handle(&mut self, at: Moment, event: Event, out: &mut Vec<Output>) {
+        match event {
+            Event::Adopt { placement, contact } => self.adopt(at, placement, contact, out),
+            Event::PeerUp(peer) => {
+                self.peers.insert(peer);
+                self.feed_all(at, || Input::PeerUp(peer), out);
+            }
+            Event::PeerDown(peer) => {
+                self.peers.remove(&peer);
+                self.feed_all(at, || Input::PeerDown(peer), out);
+            }
+            Event::LinkUp { link, router } => {
+                self.links.insert(link, router);
+                self.feed_all(at, || Input::LinkUp { link, router }, out);
+            }
+            Event::LinkDown(link) => {
+                self.links.remove(&link);
+                self.feed_all(at, || Input::LinkDown(link), out);
+            }
+            Event::Peer(message) => {
+                let slot = SlotId(message.slot);
+                if self.slots.contains_key(&slot) {
+                    self.feed(at, slot, Input::Peer(message), out);
+                } else {
+                    out.extend(self.refuse(&message));
+                }
+            }
+            Event::Router { link, slot, message } => {
+                if self.slots.contains_key(&slot) {
+                    self.feed(at, slot, Input::Router { link, message }, out);
+                } else if !matches!(message, v1::router_message::Kind::Detach(_)) {
+                    let output = self.not_primary(link, slot);
+                    // A batch may hold many messages for one slot: one answer covers them.
+                    if out.last() != Some(&output) {
+                        out.push(output);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Ticks the slots that are due.
+    pub(crate) fn tick(&mut self, at: Moment, out: &mut Vec<Output>) {
+        let due: Vec<SlotId> = self.deadlines.iter().take_while(|(t, _)| *t <= at.now).map(|(_, s)| *s).collect();
+        for slot in due {
+            self.feed(at, slot, Input::Tick, out);
+        }
+    }
+
+    /// When [`Shard::tick`] is due.
+    pub(crate) fn next_deadline(&self) -> Option<Time> {
+        self.deadlines.first().map(|(t, _)| *t)
+    }
+
+    /// Every slot here. A quarantined one shows as fenced, at term 0.
+    pub(crate) fn status(&self) -> Vec<v1::SlotStatus> {
+        let fenced = |slot: &SlotId| v1::SlotStatus {
+            slot: slot.0,
+            role: v1::slot_status::Role::Fenced.into(),
+            ..Default::default()
+        };
+        self.slots.values().map(|h| h.slot.status()).chain(self.quarantined.keys().map(fenced)).collect()
+    }
+
+    fn adopt(&mut self, at: Moment, placement: Arc<Placement>, contact: Option<Time>, out: &mut Vec<Output>) {
+        // Another history is another life of this process, with another shard.
+        let same = |known: &Arc<Placement>| known.uid == placement.uid && known.version <= placement.version;
+        if !self.placement.as_ref().is_none_or(same) {
+            return;
+        }
+        let news = self.placement.as_ref().is_none_or(|known| known.version < placement.version);
+        self.placement = Some(Arc::clone(&placement));
+        self.contact = contact;
+        if !news {
+            // Contact alone: a primary that had lost it may serve again.
+            self.feed_all(at, || Input::Tick, out);
+            return;
+        }
+        for (number, record) in (0..).zip(&placement.slots) {
+            let slot = SlotId(number);
+            if self.part.has(slot) {
+                self.adopt_slot(at, slot, &placement, record, out);
+            }
+        }
+    }
+
+    fn adopt_slot(
+        &mut self,
+        at: Moment,
+        id: SlotId,
+        placement: &Placement,
+        record: &SlotRecord,
+        out: &mut Vec<Output>,
+    ) {
+        let seat = record.seat_of(self.settings.me);
+        if self.quarantined.get(&id).is_some_and(|lost| seat != Some(*lost)) {
+            self.quarantined.remove(&id);
+        }
+        let held = self.slots.contains_key(&id);
+        if let Some(held) = self.slots.get_mut(&id) {
+            held.seat = seat.unwrap_or(held.seat);
+        } else if let Some(seat) = seat
+            && !self.quarantined.contains_key(&id)
+        {
+            let SlotSettings { me, limits, retention, presence_grace } = self.settings.clone();
+            let slot = Slot::new(slot::Config {
+                uid: placement.uid,
+                slot: id,
+                slots: placement.settings.slots,
+                me,
+                limits,
+                retention,
+                presence_grace,
+            });
+            self.slots.insert(id, Held { slot, seat, deadline: None });
+        } else {
+            return;
+        }
+        self.feed(at, id, Input::Placement { version: placement.version, record: record.clone() }, out);
+        if !held {
+            for peer in self.peers.clone() {
+                self.feed(at, id, Input::PeerUp(peer), out);
+            }
+            for (link, router) in self.links.clone() {
+                self.feed(at, id, Input::LinkUp { link, router }, out);
+            }
+        }
+        if self.slots.get(&id).is_some_and(|h| h.slot.is_empty()) {
+            self.remove(id);
+        }
+    }
+
+    fn feed_all(&mut self, at: Moment, input: impl Fn() -> Input, out: &mut Vec<Output>) {
+        for slot in self.slots.keys().copied().collect::<Vec<_>>() {
+            self.feed(at, slot, input(), out);
+        }
+    }
+
+    fn feed(&mut self, at: Moment, id: SlotId, input: Input, out: &mut Vec<Output>) {
+        let (Some(held), Some(placement)) = (self.slots.get_mut(&id), &self.placement) else { return };
+        let env = Env {
+            now: at.now,
+            wall_ms: at.wall_ms,
+            contact: self.contact,
+            fence_after: placement.settings.fence_after,
+            min_in_sync: placement.settings.min_in_sync,
+        };
+        let before = out.len();
+        match guarded(|| held.slot.handle(&env, input, out)) {
+            Ok(()) => {
+                let next = held.slot.next_deadline();
+                if next != held.deadline {
+                    if let Some(old) = std::mem::replace(&mut held.deadline, next) {
+                        self.deadlines.remove(&(old, id));
+                    }
+                    self.deadlines.extend(next.map(|t| (t, id)));
+                }
+            }
+            Err(panic) => {
+                let seat = held.seat;
+                tracing::error!(slot = %id, panic, "slot quarantined: this process serves it no more; restart the node");
+                // What it said in its last moment is not to be trusted, and what it owed its routers won't come.
+                out.truncate(before);
+                self.remove(id);
+                self.quarantined.insert(id, seat);
+                out.extend(self.links.keys().map(|link| self.not_primary(*link, id)).collect::<Vec<_>>());
+            }
+        }
+    }
+
+    fn remove(&mut self, id: SlotId) {
+        if let Some(deadline) = self.slots.remove(&id).and_then(|h| h.deadline) {
+            self.deadlines.remove(&(deadline, id));
+        }
+    }
+
+    fn reference(&self) -> Option<PlacementRef> {
+        self.placement.as_ref().map(|p| p.reference())
+    }
+
+    fn not_primary(&self, link: LinkId, slot: SlotId) -> Output {
+        let term = self.placement.as_ref().and_then(|p| p.slot(slot)).map_or(0, |r| r.term.0);
+        let refusal = v1::NotPrimary { slot: slot.0, term, placement: self.reference().map(Into::into) };
+        Output::Router { link, message: v1::NodeMessage { kind: Some(v1::node_message::Kind::NotPrimary(refusal)) } }
+    }
+
+    /// The answer to a primary that thinks we hold a seat; none to what is an answer itself.
+    fn refuse(&self, message: &v1::Replication) -> Option<Output> {
+        use v1::refused::Reason;
+        use v1::replication::Kind;
+        let (from, to) = (message.from?, message.to?);
+        match message.kind.as_ref()? {
+            Kind::Probe(_) | Kind::Append(_) | Kind::Snapshot(_) => {}
+            Kind::ProbeReply(_) | Kind::AppendAck(_) | Kind::SnapshotAck(_) | Kind::Refused(_) => return None,
+        }
+        let version = self.placement.as_ref().map_or(0, |p| p.version.0);
+        let reason = if to.since > version { Reason::NotYet } else { Reason::NoSeat };
+        let answer = v1::Replication {
+            slot: message.slot,
+            generation: message.generation,
+            term: message.term,
+            from: Some(to),
+            to: Some(from),
+            placement: self.reference().map(Into::into),
+            kind: Some(Kind::Refused(v1::Refused { reason: reason.into(), term: 0 })),
+        };
+        Some(Output::Peer { to: Incarnation(from.incarnation), message: answer })
+    }
+}
+
+/// Runs `f`; a panic comes back as its text. Whatever `f` was changing must not be used again then.
+fn guarded(f: impl FnOnce()) -> Result<(), String> {
+    catch_unwind(AssertUnwindSafe(f)).map_err(|panic| {
+        let text = panic.downcast_ref::<&str>().map(|s| (*s).to_owned());
+        text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no text".to_owned())
+    })
+}
