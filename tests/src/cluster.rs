@@ -145,10 +145,11 @@ impl Cluster {
         self.start_router_at(id, "127.0.0.1:0").await;
     }
 
-    /// As [`Cluster::start_router`], on a given address.
-    pub async fn start_router_at(&mut self, id: &str, http: &str) {
+    /// As [`Cluster::start_router`], on a given address; gives the address.
+    pub async fn start_router_at(&mut self, id: &str, http: &str) -> SocketAddr {
         let process = self.spawn_router(id, http);
         self.adopt_router(id, process).await;
+        self.routers[id].http
     }
 
     /// Starts a node's process; does not wait.

@@ -25,7 +25,7 @@ pub use crowd::Crowd;
 pub use etcd::Etcd;
 pub use expect::{eventually, evidence, within};
 pub use oracle::{Oracle, Story};
-pub use process::{Process, Ran, binary, run};
+pub use process::{Process, Ran, alive, binary, run};
 pub use proxy::Proxy;
 pub use raw::{Response, Tcp, get};
 pub use sdk::{Sdk, SdkKind};

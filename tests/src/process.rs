@@ -51,6 +51,13 @@ pub(crate) fn binary_dir() -> PathBuf {
     if deps.ends_with("deps") { deps.parent().unwrap_or(deps).into() } else { deps.into() }
 }
 
+/// Whether a process runs. One that has ended and was not yet collected by whoever inherited it does not.
+pub fn alive(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The state follows the name, which is in parentheses and may hold anything.
+    stat.rsplit(") ").next().and_then(|rest| rest.chars().next()).is_some_and(|state| !"ZX".contains(state))
+}
+
 /// Path of a binary of this workspace.
 ///
 /// # Panics

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
 /// Forwards TCP to one target at a time. Ends when dropped.
@@ -11,6 +12,8 @@ use tokio::task::{JoinHandle, JoinSet};
 pub struct Proxy {
     address: SocketAddr,
     target: Arc<Mutex<SocketAddr>>,
+    /// Rises at each cut.
+    cuts: watch::Sender<u64>,
     task: JoinHandle<()>,
 }
 
@@ -20,8 +23,9 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port on loopback");
         let address = listener.local_addr().expect("address of a bound socket");
         let target = Arc::new(Mutex::new(target));
-        let task = tokio::spawn(accept(listener, target.clone()));
-        Self { address, target, task }
+        let cuts = watch::Sender::new(0);
+        let task = tokio::spawn(accept(listener, target.clone(), cuts.subscribe()));
+        Self { address, target, cuts, task }
     }
 
     /// Where clients connect.
@@ -33,6 +37,11 @@ impl Proxy {
     pub fn point_to(&self, target: SocketAddr) {
         *self.target.lock().expect("not poisoned") = target;
     }
+
+    /// Ends every open connection.
+    pub fn cut(&self) {
+        self.cuts.send_modify(|n| *n += 1);
+    }
 }
 
 impl Drop for Proxy {
@@ -41,16 +50,21 @@ impl Drop for Proxy {
     }
 }
 
-async fn accept(listener: TcpListener, target: Arc<Mutex<SocketAddr>>) {
+async fn accept(listener: TcpListener, target: Arc<Mutex<SocketAddr>>, cuts: watch::Receiver<u64>) {
     // Dropped, and so ended, with this task.
     let mut connections = JoinSet::new();
     while let Ok((mut client, _)) = listener.accept().await {
         while connections.try_join_next().is_some() {}
         let target = *target.lock().expect("not poisoned");
+        let mut cuts = cuts.clone();
+        cuts.mark_unchanged();
         connections.spawn(async move {
             // A refused connection shows as one that closes at once, as behind any balancer.
             if let Ok(mut server) = TcpStream::connect(target).await {
-                let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
+                tokio::select! {
+                    _ = tokio::io::copy_bidirectional(&mut client, &mut server) => {}
+                    _ = cuts.changed() => {}
+                }
             }
         });
     }

@@ -43,6 +43,7 @@ pub struct Closed {
 #[derive(Debug)]
 pub struct Client {
     name: String,
+    router: SocketAddr,
     outgoing: mpsc::Sender<Message>,
     shared: Arc<Shared>,
     pump: JoinHandle<()>,
@@ -109,12 +110,17 @@ impl Client {
         let state = State { name: name.to_owned(), keep_position: true, ..State::default() };
         let shared = Arc::new(Shared { state: Mutex::new(state), changed: watch::channel(0).0 });
         let pump = tokio::spawn(pump::Pump::new(socket, queue, shared.clone()).run());
-        Self { name: name.to_owned(), outgoing, shared, pump }
+        Self { name: name.to_owned(), router, outgoing, shared, pump }
     }
 
     /// The user's name.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The router that it is connected to.
+    pub fn router(&self) -> SocketAddr {
+        self.router
     }
 
     /// The connection's id, as the server gave it.
