@@ -75,6 +75,8 @@ closes! {
     BAD_REQUEST = 3501 "bad request";
     /// No connect command in time.
     STALE = 3502 "stale";
+    /// Told to go, for good.
+    FORCE_DISCONNECT = 3503 "force disconnect";
     /// Too many connections.
     CONNECTION_LIMIT = 3504 "connection limit";
     /// JSON asked for, but a payload is not JSON.

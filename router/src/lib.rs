@@ -1,1 +1,13 @@
 //! The edge router: holds client sockets, follows the placement, and does the last hop of every delivery.
+//!
+//! [`session`] speaks the clients' protocols, [`http`] brings clients in, and [`hub`] keeps the rooms that they are in,
+//! attached to the nodes that own them. A router never assigns a room, it only follows the placement.
+
+mod backend;
+mod config;
+pub mod http;
+pub mod hub;
+pub mod session;
+
+pub use backend::{Backend, Refused, Whereabouts};
+pub use config::{Config, Flags};

@@ -1,0 +1,296 @@
+//! The router's settings.
+
+use roomring_control::daemon::config::Settings;
+use roomring_control::daemon::telemetry::LogFormat;
+use roomring_control::daemon::{ByteSize, Invalid, Span};
+use roomring_proto::{NodeId, limits};
+use serde::{Deserialize, Serialize};
+
+/// Command line of `roomring-router`.
+#[derive(Debug, clap::Parser, Serialize)]
+#[command(name = "roomring-router", version, about = "Roomring's edge: holds client sockets and follows the placement")]
+pub struct Flags {
+    /// This router's name, unique in the cluster
+    #[arg(long, env = "ROOMRING_ID")]
+    id: Option<NodeId>,
+    /// Name of the cluster [default: roomring]
+    #[arg(long, env = "ROOMRING_CLUSTER")]
+    cluster: Option<NodeId>,
+    /// etcd's client URLs [default: http://127.0.0.1:2379]
+    #[arg(long, env = "ROOMRING_ETCD", value_delimiter = ',', value_name = "URL")]
+    etcd: Option<Vec<String>>,
+    /// Where clients connect [default: 127.0.0.1:8000]
+    #[arg(long, env = "ROOMRING_HTTP", value_name = "HOST:PORT")]
+    http: Option<String>,
+    /// Where roomctl and other processes connect [default: 127.0.0.1:0]
+    #[arg(long, env = "ROOMRING_GRPC", value_name = "HOST:PORT")]
+    grpc: Option<String>,
+    /// How others reach the gRPC address [default: what it is bound to]
+    #[arg(long, env = "ROOMRING_ADVERTISE", value_name = "HOST:PORT")]
+    advertise: Option<String>,
+    /// Serve the chat page at / [default: true]
+    #[arg(long, env = "ROOMRING_PAGE", value_name = "BOOL")]
+    page: Option<bool>,
+    /// Clients may publish to rooms they have not joined [default: false]
+    #[arg(long, env = "ROOMRING_PUBLISH_WITHOUT_JOIN", value_name = "BOOL")]
+    publish_without_join: Option<bool>,
+    /// A publish that no primary took by then is refused, and every other command is answered by then [default: 4s]
+    #[arg(long, env = "ROOMRING_PUBLISH_DEADLINE")]
+    publish_deadline: Option<Span>,
+    /// Most rooms a client may be in [default: 128]
+    #[arg(long, env = "ROOMRING_ROOMS_PER_CONNECTION")]
+    rooms_per_connection: Option<u32>,
+    /// A client with more than this waiting to be sent is cut off as slow [default: 1MiB]
+    #[arg(long, env = "ROOMRING_CLIENT_QUEUE_BYTES")]
+    client_queue_bytes: Option<ByteSize>,
+    /// Largest message a client may send [default: 64KiB]
+    #[arg(long, env = "ROOMRING_MAX_MESSAGE_BYTES")]
+    max_message_bytes: Option<ByteSize>,
+    /// Interval of pings to clients [default: 25s]
+    #[arg(long, env = "ROOMRING_PING")]
+    ping: Option<Span>,
+    /// A client that has not answered a ping by then is cut off [default: 8s]
+    #[arg(long, env = "ROOMRING_PONG_TIMEOUT")]
+    pong_timeout: Option<Span>,
+    /// A client that has not sent its connect command by then is cut off [default: 10s]
+    #[arg(long, env = "ROOMRING_CONNECT_TIMEOUT")]
+    connect_timeout: Option<Span>,
+    /// An HTTP request whose header is not there by then is cut off [default: 10s]
+    #[arg(long, env = "ROOMRING_HANDSHAKE_TIMEOUT")]
+    handshake_timeout: Option<Span>,
+    /// How long a vanished router stays registered [default: 10s]
+    #[arg(long, env = "ROOMRING_LEASE_TTL")]
+    lease_ttl: Option<Span>,
+    /// After a signal the process is gone by then [default: 20s]
+    #[arg(long, env = "ROOMRING_STOP_GRACE")]
+    stop_grace: Option<Span>,
+    /// What is logged, such as info or info,roomring_router=debug [default: info]
+    #[arg(long, env = "ROOMRING_LOG", value_name = "FILTER")]
+    log: Option<String>,
+    /// How logs look [default: text]
+    #[arg(long, env = "ROOMRING_LOG_FORMAT")]
+    log_format: Option<LogFormat>,
+}
+
+/// The router's settings, finished and checked. Fields are the flags of the same names.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// This router's name.
+    pub id: NodeId,
+    /// The cluster's name.
+    #[serde(default = "cluster")]
+    pub cluster: NodeId,
+    /// etcd's client URLs.
+    #[serde(default = "etcd")]
+    pub etcd: Vec<String>,
+    /// Where clients connect, host:port.
+    #[serde(default = "http")]
+    pub http: String,
+    /// Where the gRPC server listens, host:port.
+    #[serde(default = "grpc")]
+    pub grpc: String,
+    /// How others reach the gRPC server; `None` = as bound.
+    pub advertise: Option<String>,
+    /// Serve the chat page.
+    #[serde(default = "page")]
+    pub page: bool,
+    /// Publishing takes no membership.
+    #[serde(default)]
+    pub publish_without_join: bool,
+    /// By then every command is answered. Under the 5 s after which SDKs give up themselves.
+    #[serde(default = "publish_deadline")]
+    pub publish_deadline: Span,
+    /// Most rooms a client may be in; the reference server's limit.
+    #[serde(default = "rooms_per_connection")]
+    pub rooms_per_connection: u32,
+    /// Bound of a client's queue; the reference server's limit.
+    #[serde(default = "client_queue_bytes")]
+    pub client_queue_bytes: ByteSize,
+    /// Largest message of a client.
+    #[serde(default = "max_message_bytes")]
+    pub max_message_bytes: ByteSize,
+    /// Interval of pings; the reference server's. SDKs allow 10 s more than announced.
+    #[serde(default = "ping")]
+    pub ping: Span,
+    /// Time for a pong; the reference server's.
+    #[serde(default = "pong_timeout")]
+    pub pong_timeout: Span,
+    /// Time for the connect command.
+    #[serde(default = "ten_seconds")]
+    pub connect_timeout: Span,
+    /// Time for an HTTP request's header.
+    #[serde(default = "ten_seconds")]
+    pub handshake_timeout: Span,
+    /// How long a vanished router stays registered.
+    #[serde(default = "ten_seconds")]
+    pub lease_ttl: Span,
+    /// Time to stop in; Kubernetes kills after 30 s.
+    #[serde(default = "stop_grace")]
+    pub stop_grace: Span,
+    /// What is logged.
+    #[serde(default = "log")]
+    pub log: String,
+    /// How logs look.
+    #[serde(default)]
+    pub log_format: LogFormat,
+}
+
+/// Shortest ping interval: it is announced in whole seconds.
+const SHORTEST_PING: Span = Span::secs(1);
+/// Least that fits a message with its envelope.
+const LEAST_MESSAGE: u64 = 1_024;
+/// Most that one link batch carries with room to spare.
+const MOST_MESSAGE: u64 = 1 << 20;
+/// More would make one connection a burden to every slot.
+const MOST_ROOMS: u32 = 10_000;
+/// etcd's own bounds for leases make less than this flap.
+const SHORTEST_LEASE: Span = Span::secs(1);
+
+impl Settings for Config {
+    fn check(&self) -> Result<(), Invalid> {
+        let rule = |holds: bool, field: &str, problem: &str| {
+            if holds { Ok(()) } else { Err(Invalid::new(field, problem)) }
+        };
+        let positive = |span: Span, field: &str| rule(!span.0.is_zero(), field, "must be over 0s");
+        rule(!self.etcd.is_empty(), "etcd", "needs at least one URL")?;
+        for url in &self.etcd {
+            let known = url.starts_with("http://") || url.starts_with("https://");
+            rule(known, "etcd", &format!("expected a URL such as http://127.0.0.1:2379, not {url:?}"))?;
+        }
+        host_port("http", &self.http)?;
+        host_port("grpc", &self.grpc)?;
+        if let Some(advertise) = &self.advertise {
+            host_port("advertise", advertise)?;
+        }
+        positive(self.publish_deadline, "publish_deadline")?;
+        let rooms = self.rooms_per_connection;
+        rule((1..=MOST_ROOMS).contains(&rooms), "rooms_per_connection", &format!("must be 1 to {MOST_ROOMS}"))?;
+        let message = self.max_message_bytes;
+        let fits = (LEAST_MESSAGE..=MOST_MESSAGE).contains(&message.0);
+        rule(fits, "max_message_bytes", &format!("must be {LEAST_MESSAGE} to {MOST_MESSAGE}"))?;
+        let holds_one = self.client_queue_bytes >= message;
+        rule(holds_one, "client_queue_bytes", "must be at least max_message_bytes")?;
+        rule(self.ping >= SHORTEST_PING, "ping", "must be at least 1s")?;
+        positive(self.pong_timeout, "pong_timeout")?;
+        rule(self.pong_timeout < self.ping, "pong_timeout", "must be under ping")?;
+        positive(self.connect_timeout, "connect_timeout")?;
+        positive(self.handshake_timeout, "handshake_timeout")?;
+        rule(self.lease_ttl >= SHORTEST_LEASE, "lease_ttl", "must be at least 1s")?;
+        positive(self.stop_grace, "stop_grace")
+    }
+}
+
+fn host_port(field: &str, value: &str) -> Result<(), Invalid> {
+    let port = value.rsplit_once(':').and_then(|(host, port)| (!host.is_empty()).then_some(port));
+    match port.and_then(|port| port.parse::<u16>().ok()) {
+        Some(_) => Ok(()),
+        None => Err(Invalid::new(field, format!("expected HOST:PORT such as 127.0.0.1:8000, not {value:?}"))),
+    }
+}
+
+fn cluster() -> NodeId {
+    NodeId::new("roomring").expect("a valid name")
+}
+fn etcd() -> Vec<String> {
+    vec!["http://127.0.0.1:2379".to_owned()]
+}
+fn http() -> String {
+    "127.0.0.1:8000".to_owned()
+}
+fn grpc() -> String {
+    "127.0.0.1:0".to_owned()
+}
+fn page() -> bool {
+    true
+}
+fn publish_deadline() -> Span {
+    Span::secs(4)
+}
+fn rooms_per_connection() -> u32 {
+    128
+}
+fn client_queue_bytes() -> ByteSize {
+    ByteSize(1 << 20)
+}
+fn max_message_bytes() -> ByteSize {
+    ByteSize(limits::CLIENT_MESSAGE_BYTES as u64)
+}
+fn ping() -> Span {
+    Span::secs(25)
+}
+fn pong_timeout() -> Span {
+    Span::secs(8)
+}
+fn ten_seconds() -> Span {
+    Span::secs(10)
+}
+fn stop_grace() -> Span {
+    Span::secs(20)
+}
+fn log() -> String {
+    "info".to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use roomring_control::daemon::config::parse;
+
+    fn with(flags: &[&str]) -> Result<Config, String> {
+        let args = ["roomring-router", "--id=router-1"].into_iter().chain(flags.iter().copied());
+        parse::<Flags, Config>(args).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn defaults_are_valid() {
+        let config = with(&[]).unwrap();
+        assert_eq!(config.id.as_str(), "router-1");
+        assert_eq!(config.http, "127.0.0.1:8000");
+        assert!(config.page && !config.publish_without_join);
+        assert_eq!(config.publish_deadline, Span::secs(4));
+    }
+
+    #[test]
+    fn every_flag_reaches_the_settings() {
+        let config = with(&[
+            "--cluster=c",
+            "--etcd=http://a:1,http://b:2",
+            "--http=[::1]:0",
+            "--page=false",
+            "--publish-without-join=true",
+            "--rooms-per-connection=3",
+            "--client-queue-bytes=2MiB",
+            "--max-message-bytes=4KiB",
+            "--ping=5s",
+            "--pong-timeout=500ms",
+            "--log-format=json",
+        ])
+        .unwrap();
+        assert_eq!((config.cluster.as_str(), config.etcd.len(), config.page), ("c", 2, false));
+        assert_eq!((config.rooms_per_connection, config.max_message_bytes), (3, ByteSize(4096)));
+        assert_eq!((config.publish_without_join, config.log_format), (true, LogFormat::Json));
+    }
+
+    #[test]
+    fn what_breaks_a_rule_is_named() {
+        for (flag, says) in [
+            ("--http=8000", "configuration: `http`: expected HOST:PORT"),
+            ("--http=:8000", "configuration: `http`: expected HOST:PORT"),
+            ("--grpc=a:70000", "configuration: `grpc`: expected HOST:PORT"),
+            ("--etcd=localhost:2379", "configuration: `etcd`: expected a URL"),
+            ("--publish-deadline=0s", "configuration: `publish_deadline`: must be over 0s"),
+            ("--rooms-per-connection=0", "configuration: `rooms_per_connection`: must be 1 to 10000"),
+            ("--max-message-bytes=10", "configuration: `max_message_bytes`: must be 1024 to 1048576"),
+            ("--client-queue-bytes=10", "configuration: `client_queue_bytes`: must be at least max_message_bytes"),
+            ("--ping=100ms", "configuration: `ping`: must be at least 1s"),
+            ("--pong-timeout=25s", "configuration: `pong_timeout`: must be under ping"),
+            ("--lease-ttl=10ms", "configuration: `lease_ttl`: must be at least 1s"),
+            ("--cluster=a/b", "invalid value 'a/b' for '--cluster <CLUSTER>'"),
+        ] {
+            let error = with(&[flag]).unwrap_err();
+            assert!(error.starts_with(says), "{flag}: {error}");
+            assert_eq!(error.lines().count(), 1);
+        }
+    }
+}

@@ -1,0 +1,12 @@
+//! The client-facing HTTP server: WebSocket handshakes, health, the chat page.
+
+mod app;
+mod handshake;
+mod query;
+mod routes;
+mod server;
+
+pub use app::{App, Readiness};
+pub use server::{bind, serve};
+
+use routes::{Answer, reply};

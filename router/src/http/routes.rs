@@ -1,0 +1,158 @@
+//! What each address of the router does.
+
+use std::sync::Arc;
+
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS};
+use hyper::upgrade::OnUpgrade;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use roomring_proto::RoomId;
+use serde::Serialize;
+use tokio::net::TcpStream;
+
+use super::handshake::Handshake;
+use super::{App, Readiness, query};
+use crate::backend::Backend;
+use crate::session::{Centrifuge, ClientId, Machine, Plain, User, task};
+
+/// An answer to a request.
+pub(super) type Answer = Response<Full<Bytes>>;
+
+/// The chat page.
+const PAGE: &str = include_str!("../../page/index.html");
+
+const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+const HTML: HeaderValue = HeaderValue::from_static("text/html; charset=utf-8");
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+
+/// Answers a request; a WebSocket handshake starts a session.
+pub(super) fn answer<B: Backend>(app: &Arc<App<B>>, request: Request<Incoming>) -> Answer {
+    let path = request.uri().path().to_owned();
+    let answered = match path.as_str() {
+        "/connection/websocket" => centrifuge(app, request),
+        "/healthz" => get(&request).map(|()| reply(StatusCode::OK, "live")),
+        "/readyz" => get(&request).map(|()| readyz(app)),
+        "/api/room" => get(&request).and_then(|()| room(app, request.uri().query())),
+        "/" if app.page => get(&request).map(|()| page()),
+        path => match path.strip_prefix("/rooms/") {
+            Some(name) => plain(app, name, request),
+            None => Err(Box::new(reply(StatusCode::NOT_FOUND, "there is nothing at this address"))),
+        },
+    };
+    answered.unwrap_or_else(|refused| *refused)
+}
+
+/// A short text.
+pub(super) fn reply(status: StatusCode, text: impl Into<String>) -> Answer {
+    let mut text = text.into();
+    text.push('\n');
+    body(status, TEXT, text)
+}
+
+fn body(status: StatusCode, kind: HeaderValue, body: impl Into<Bytes>) -> Answer {
+    let mut response = Response::new(Full::new(body.into()));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, kind);
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}
+
+fn get<T>(request: &Request<T>) -> Result<(), Box<Answer>> {
+    if matches!(*request.method(), Method::GET | Method::HEAD) {
+        return Ok(());
+    }
+    let mut response = reply(StatusCode::METHOD_NOT_ALLOWED, "use GET");
+    response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+    Err(Box::new(response))
+}
+
+fn page() -> Answer {
+    body(StatusCode::OK, HTML, PAGE)
+}
+
+fn readyz<B: Backend>(app: &App<B>) -> Answer {
+    let readiness = app.readiness();
+    let status = if readiness == Readiness::Ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    reply(status, readiness.to_string())
+}
+
+fn unavailable<B: Backend>(app: &App<B>) -> Box<Answer> {
+    let mut response = reply(StatusCode::SERVICE_UNAVAILABLE, app.readiness().to_string());
+    response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    Box::new(response)
+}
+
+fn bad_request(problem: impl std::fmt::Display) -> Box<Answer> {
+    Box::new(reply(StatusCode::BAD_REQUEST, problem.to_string()))
+}
+
+/// `{"room", "slot", "node"}` of the room named in the query.
+fn room<B: Backend>(app: &App<B>, query: Option<&str>) -> Result<Answer, Box<Answer>> {
+    #[derive(Serialize)]
+    struct Room<'a> {
+        room: &'a RoomId,
+        slot: u32,
+        node: &'a str,
+    }
+    let name = query::value(query, "room").map_err(bad_request)?;
+    let name = name.ok_or_else(|| bad_request("room: missing in the query"))?;
+    let room = RoomId::new(&name).map_err(bad_request)?;
+    let found = app.backend().and_then(|backend| backend.whereabouts(&room)).ok_or_else(|| unavailable(app))?;
+    let answer = Room { room: &room, slot: found.slot.0, node: found.node.as_str() };
+    Ok(body(StatusCode::OK, JSON, serde_json::to_vec(&answer).expect("text and numbers can be written as JSON")))
+}
+
+fn centrifuge<B: Backend>(app: &Arc<App<B>>, request: Request<Incoming>) -> Result<Answer, Box<Answer>> {
+    let handshake = Handshake::of(&request)?.negotiate(&request)?;
+    let user = user(&request)?;
+    let session = Centrifuge::new(app.limits, ClientId(rand::random()), user, rand::random());
+    upgrade(app, request, &handshake, session)
+}
+
+fn plain<B: Backend>(app: &Arc<App<B>>, name: &str, request: Request<Incoming>) -> Result<Answer, Box<Answer>> {
+    let handshake = Handshake::of(&request)?;
+    let name = query::segment(name, "room name").map_err(bad_request)?;
+    let room = RoomId::new(&name).map_err(bad_request)?;
+    let user = user(&request)?;
+    let session = Plain::new(app.limits, ClientId(rand::random()), user, room, rand::random());
+    upgrade(app, request, &handshake, session)
+}
+
+fn user<T>(request: &Request<T>) -> Result<User, Box<Answer>> {
+    let name = query::value(request.uri().query(), "user").map_err(bad_request)?;
+    User::new(name.unwrap_or_default()).map_err(bad_request)
+}
+
+fn upgrade<B: Backend>(
+    app: &Arc<App<B>>,
+    request: Request<Incoming>,
+    handshake: &Handshake,
+    session: impl Machine + Send + 'static,
+) -> Result<Answer, Box<Answer>> {
+    let backend = app.backend().cloned().ok_or_else(|| unavailable(app))?;
+    if app.stop.is_cancelled() {
+        return Err(unavailable(app));
+    }
+    let upgraded = hyper::upgrade::on(request);
+    app.tasks.spawn(run(app.clone(), backend, upgraded, session));
+    Ok(handshake.response())
+}
+
+async fn run<B: Backend>(app: Arc<App<B>>, backend: Arc<B>, upgraded: OnUpgrade, session: impl Machine) {
+    let upgraded = match upgraded.await {
+        Ok(upgraded) => upgraded,
+        Err(e) => return tracing::debug!(error = %e, "the client went away during the handshake"),
+    };
+    // The socket itself rather than a box around it: every read and write goes through this.
+    let Ok(parts) = upgraded.downcast::<TokioIo<TcpStream>>() else {
+        return tracing::error!("a connection is not of the type it was served as");
+    };
+    let _counted = app.count_connection();
+    let ws = task::websocket(parts.io.into_inner(), parts.read_buf, app.max_message).await;
+    // A token of its own: sessions would wait for each other at a shared one.
+    task::run(ws, session, backend, app.stop.child_token()).await;
+}

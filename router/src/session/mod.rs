@@ -1,0 +1,90 @@
+//! One client's connection: a pure state machine per protocol, and the task that pumps a WebSocket through it.
+
+mod centrifuge;
+mod identity;
+mod plain;
+mod rpc;
+pub mod task;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use roomring_proto::RoomId;
+use roomring_proto::close::CloseCode;
+
+use crate::hub::api::{Client, Command, ToClient};
+
+pub use centrifuge::Centrifuge;
+pub use identity::{BadUser, ClientId, User};
+pub use plain::Plain;
+
+/// What happens to a session.
+#[derive(Debug)]
+pub enum Input<'a> {
+    /// A whole message of the client. Text or binary: protocols that care are told.
+    Message {
+        /// Its payload.
+        data: &'a [u8],
+        /// It came as text.
+        text: bool,
+    },
+    /// Native WebSocket pong.
+    Pong,
+    /// From the client's queue.
+    Hub(ToClient),
+    /// The deadline of [`Machine::next_deadline`] passed.
+    Tick,
+}
+
+/// What a session wants done, in order.
+#[derive(Debug)]
+pub enum Output {
+    /// A text frame.
+    Write(Bytes),
+    /// A native WebSocket ping.
+    Ping,
+    /// A command to the hub.
+    Hub(Command),
+    /// Everything before this goes out, then the connection is closed.
+    Close(CloseCode),
+}
+
+/// One client's session. No clock, no socket: what happens goes in, what is to be done comes out.
+pub trait Machine {
+    /// Opens the session. Called once, first.
+    fn start(&mut self, now: Instant, out: &mut Vec<Output>);
+
+    /// Takes one input. After an [`Output::Close`] inputs are ignored.
+    fn handle(&mut self, now: Instant, input: Input<'_>, out: &mut Vec<Output>);
+
+    /// When [`Input::Tick`] is due.
+    fn next_deadline(&self) -> Option<Instant>;
+
+    /// The client as the hub knows it, whose queue is to be emptied into [`Input::Hub`]; `None` before it is known.
+    fn client(&self) -> Option<&Arc<Client>>;
+
+    /// The memberships to be ended when the connection is gone.
+    fn rooms(&self) -> Vec<RoomId>;
+}
+
+/// A client's share of the server.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Interval of pings.
+    pub ping: Duration,
+    /// Time for the answer to a ping, less than `ping`.
+    pub pong_timeout: Duration,
+    /// Time for the connect command.
+    pub connect_timeout: Duration,
+    /// Bound of the client's queue.
+    pub queue_bytes: usize,
+    /// Most rooms a client may be in.
+    pub rooms: usize,
+    /// Publishing takes no membership.
+    pub publish_without_join: bool,
+}
+
+/// Most commands of one client that may be waiting for their answer. SDKs send at most a burst of subscribes on reconnect;
+/// the hub's own queues hold what is in flight, so one client must not fill them.
+const IN_FLIGHT: usize = 1_024;

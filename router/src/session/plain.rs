@@ -1,0 +1,240 @@
+//! A session of the plain protocol at `/rooms/{room}`: a text frame in is a message, JSON lines come out.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use roomring_proto::RoomId;
+use roomring_proto::client::plain;
+use roomring_proto::close::{CloseCode, ErrorCode};
+
+use super::{ClientId, IN_FLIGHT, Input, Limits, Machine, Output, User};
+use crate::hub::api::{Client, ClientPosition, Codec, Command, Position, Subscribed, ToClient};
+use crate::hub::queue::ClientQueue;
+
+/// First wait before a refused subscribe is tried again, doubled up to [`LONGEST_WAIT`].
+const FIRST_WAIT: Duration = Duration::from_millis(200);
+
+/// Longest wait before a refused subscribe is tried again.
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
+
+/// A session of the plain protocol: a member of one room, who comes back by itself when the membership is lost.
+#[derive(Debug)]
+pub struct Plain {
+    limits: Limits,
+    client: Arc<Client>,
+    room: RoomId,
+    membership: Membership,
+    /// Where the client stood when its membership was lost.
+    position: Option<Position>,
+    /// Once a member, a client is told if it missed something.
+    was_member: bool,
+    last_request: u32,
+    publishes: usize,
+    next_ping: Option<Instant>,
+    pong_due: Option<Instant>,
+    ping_phase: f64,
+    closed: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Membership {
+    Joining { request: u32, wait: Duration },
+    Joined,
+    Waiting { until: Instant, wait: Duration },
+}
+
+impl Plain {
+    /// A session for `user` in `room`. `ping_phase` is a random number from 0 to 1.
+    pub fn new(limits: Limits, id: ClientId, user: User, room: RoomId, ping_phase: f64) -> Self {
+        let client = Client {
+            id: id.to_string(),
+            user: user.into_string(),
+            conn_info: Bytes::new(),
+            codec: Codec::Plain,
+            queue: ClientQueue::new(limits.queue_bytes),
+        };
+        Self {
+            limits,
+            client: Arc::new(client),
+            room,
+            membership: Membership::Joining { request: 0, wait: FIRST_WAIT },
+            position: None,
+            was_member: false,
+            last_request: 0,
+            publishes: 0,
+            next_ping: None,
+            pong_due: None,
+            ping_phase,
+            closed: false,
+        }
+    }
+
+    fn request(&mut self) -> u32 {
+        self.last_request = self.last_request.wrapping_add(1);
+        self.last_request
+    }
+
+    fn subscribe(&mut self, wait: Duration, out: &mut Vec<Output>) {
+        let request = self.request();
+        self.membership = Membership::Joining { request, wait };
+        let recover = self.position.map(|p| ClientPosition { epoch: p.epoch.to_string(), seq: p.seq });
+        out.push(Output::Hub(Command::Subscribe {
+            request,
+            room: self.room.clone(),
+            client: self.client.clone(),
+            join_leave: true,
+            recover,
+            reject_unrecovered: false,
+        }));
+    }
+
+    fn error(&self, text: &str, out: &mut Vec<Output>) {
+        out.push(Output::Write(plain::error(self.room.as_str(), text)));
+    }
+
+    fn on_message(&mut self, data: &[u8], text: bool, out: &mut Vec<Output>) {
+        // WebSocket promises that text is UTF-8.
+        let message = match std::str::from_utf8(data) {
+            Ok(message) if text => message,
+            _ => return self.error("a message must be text", out),
+        };
+        if message.is_empty() {
+            return self.error("a message must not be empty", out);
+        }
+        if self.publishes >= IN_FLIGHT {
+            return self.error("too many messages are waiting for their turn: this one was not sent", out);
+        }
+        let data = serde_json::to_vec(message).expect("text can be written as JSON").into();
+        self.publishes += 1;
+        let request = self.request();
+        let (room, client) = (self.room.clone(), self.client.clone());
+        out.push(Output::Hub(Command::Publish { request, room, client, data, id: String::new() }));
+    }
+
+    fn on_hub(&mut self, now: Instant, event: ToClient, out: &mut Vec<Output>) {
+        match event {
+            ToClient::Push(bytes) => out.push(Output::Write(bytes)),
+            ToClient::Subscribed { request, result, .. } => match self.membership {
+                Membership::Joining { request: ours, wait } if ours == request => {
+                    self.on_subscribed(now, wait, result, out);
+                }
+                _ => tracing::warn!(client = %self.client.id, request, "answer to a subscribe that was not asked"),
+            },
+            ToClient::Dropped { code, position, .. } => {
+                self.position = position;
+                if code == CloseCode::UNSUBSCRIBED {
+                    self.closed = true;
+                    out.push(Output::Close(CloseCode::FORCE_DISCONNECT));
+                } else {
+                    self.subscribe(FIRST_WAIT, out);
+                }
+            }
+            ToClient::Published { result, .. } => {
+                self.publishes = self.publishes.saturating_sub(1);
+                if let Err(error) = result {
+                    self.error(refused_message(error), out);
+                }
+            }
+            ToClient::Unsubscribed { .. } | ToClient::History { .. } | ToClient::Presence { .. } => {}
+        }
+    }
+
+    fn on_subscribed(
+        &mut self,
+        now: Instant,
+        wait: Duration,
+        result: Result<Subscribed, ErrorCode>,
+        out: &mut Vec<Output>,
+    ) {
+        match result {
+            Ok(subscribed) => {
+                let Position { epoch, seq } = subscribed.position;
+                if self.was_member && !subscribed.recovered {
+                    out.push(Output::Write(plain::gap(self.room.as_str(), epoch, seq)));
+                }
+                let missed = subscribed.publications.iter();
+                out.extend(missed.map(|p| Output::Write(plain::message(self.room.as_str(), epoch, p))));
+                self.membership = Membership::Joined;
+                self.was_member = true;
+            }
+            Err(error) => {
+                self.error(refused_subscribe(error), out);
+                self.membership = Membership::Waiting { until: now + wait, wait };
+            }
+        }
+    }
+
+    fn on_tick(&mut self, now: Instant, out: &mut Vec<Output>) {
+        if let Membership::Waiting { until, wait } = self.membership
+            && until <= now
+        {
+            self.subscribe((wait * 2).min(LONGEST_WAIT), out);
+        }
+        if self.pong_due.is_some_and(|due| due <= now) {
+            self.closed = true;
+            out.push(Output::Close(CloseCode::NO_PONG));
+        } else if self.next_ping.is_some_and(|due| due <= now) {
+            self.next_ping = Some(now + self.limits.ping);
+            self.pong_due.get_or_insert(now + self.limits.pong_timeout);
+            out.push(Output::Ping);
+        }
+    }
+}
+
+fn refused_message(error: ErrorCode) -> &'static str {
+    match error {
+        ErrorCode::OUTCOME_UNKNOWN => "it is not known whether a message was sent",
+        ErrorCode::INTERNAL | ErrorCode::TOO_MANY_REQUESTS => "a message was not sent: the room can't be reached now",
+        ErrorCode::LIMIT_EXCEEDED => "a message was not sent: the room is at a limit",
+        _ => "a message was not sent: it was refused",
+    }
+}
+
+fn refused_subscribe(error: ErrorCode) -> &'static str {
+    match error {
+        ErrorCode::LIMIT_EXCEEDED => "the room is at a limit: trying again",
+        _ => "the room can't be reached now: trying again",
+    }
+}
+
+impl Machine for Plain {
+    fn start(&mut self, now: Instant, out: &mut Vec<Output>) {
+        self.next_ping = Some(now + self.limits.ping.mul_f64(0.5 + self.ping_phase.clamp(0.0, 1.0) / 2.0));
+        self.subscribe(FIRST_WAIT, out);
+    }
+
+    fn handle(&mut self, now: Instant, input: Input<'_>, out: &mut Vec<Output>) {
+        if self.closed {
+            return;
+        }
+        match input {
+            Input::Message { data, text } => self.on_message(data, text, out),
+            Input::Pong => self.pong_due = None,
+            Input::Hub(event) => self.on_hub(now, event, out),
+            Input::Tick => self.on_tick(now, out),
+        }
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        let retry = match self.membership {
+            Membership::Waiting { until, .. } => Some(until),
+            Membership::Joining { .. } | Membership::Joined => None,
+        };
+        if self.closed { None } else { [retry, self.next_ping, self.pong_due].into_iter().flatten().min() }
+    }
+
+    fn client(&self) -> Option<&Arc<Client>> {
+        Some(&self.client)
+    }
+
+    fn rooms(&self) -> Vec<RoomId> {
+        match self.membership {
+            Membership::Joining { .. } | Membership::Joined => vec![self.room.clone()],
+            Membership::Waiting { .. } => Vec::new(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
