@@ -348,7 +348,15 @@ mod tests {
             roomring_control::daemon::config::Stop::Shown(text) => text,
             other => panic!("{other}"),
         };
-        for shown in [c.fence_after, c.lease_ttl, c.presence_grace, c.history_age, c.id_window, c.stop_grace] {
+        for (span, shown) in [
+            (c.fence_after, "60s"),
+            (c.lease_ttl, "10s"),
+            (c.presence_grace, "10s"),
+            (c.history_age, "5m"),
+            (c.id_window, "2m"),
+            (c.stop_grace, "20s"),
+        ] {
+            assert_eq!(shown.parse(), Ok(span));
             assert!(help.contains(&format!("[default: {shown}]")), "{shown}");
         }
     }

@@ -196,18 +196,18 @@ mod tests {
         v1::NodeMessage { kind: None }
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn the_hello_goes_alone_then_batches_then_beats() {
         let outbox = Outbox::new();
         let mut stream = pin!(outbox.stream(|b| b.len(), beat));
         // No beat may come before the hello.
-        assert!(tokio::time::timeout(Duration::from_secs(5), stream.next()).await.is_err());
+        assert!(tokio::time::timeout(HEARTBEAT * 2, stream.next()).await.is_err());
         outbox.push([message(1), message(2), message(3)]);
         assert_eq!(stream.next().await.unwrap().unwrap(), 1);
         assert_eq!(stream.next().await.unwrap().unwrap(), 2);
         let start = Instant::now();
         assert_eq!(stream.next().await.unwrap().unwrap(), 1);
-        assert_eq!(start.elapsed(), HEARTBEAT);
+        assert!(start.elapsed() > HEARTBEAT / 2, "{:?}", start.elapsed());
     }
 
     #[tokio::test]

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 /// How long a newer connection waits for the one it replaces to be wound up: that takes a few hand-overs to workers.
-const REPLACE_DEADLINE: Duration = Duration::from_secs(5);
+const REPLACE_DEADLINE: Duration = Duration::from_secs(1);
 
 /// The open connections of one kind.
 #[derive(Debug, Clone, Default)]
@@ -101,7 +101,7 @@ impl Drop for Session {
 mod tests {
     use super::*;
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_newer_session_waits_for_the_older_to_end() {
         let sessions = Sessions::default();
         let first = sessions.admit(Incarnation(7), 1).await.unwrap();
@@ -121,7 +121,7 @@ mod tests {
         assert_eq!(sessions.len(), 0);
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn one_that_never_ends_is_not_waited_for_for_ever() {
         let sessions = Sessions::default();
         let _stuck = sessions.admit(Incarnation(7), 1).await.unwrap();

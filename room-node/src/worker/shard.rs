@@ -266,15 +266,20 @@ impl Shard {
                 }
             }
             Err(panic) => {
-                let seat = held.seat;
-                tracing::error!(slot = %id, panic, "slot quarantined: this process serves it no more; restart the node");
-                // What it said in its last moment is not to be trusted, and what it owed its routers won't come.
+                // What it said in its last moment is not to be trusted.
                 out.truncate(before);
-                self.remove(id);
-                self.quarantined.insert(id, seat);
-                out.extend(self.links.keys().map(|link| self.not_primary(*link, id)).collect::<Vec<_>>());
+                self.quarantine(id, &panic, out);
             }
         }
+    }
+
+    /// Drops a slot whose code panicked, and tells the routers: what it owed them won't come.
+    fn quarantine(&mut self, id: SlotId, panic: &str, out: &mut Vec<Output>) {
+        tracing::error!(slot = %id, panic, "slot quarantined: this process serves it no more; restart the node");
+        let Some(seat) = self.slots.get(&id).map(|h| h.seat) else { return };
+        self.remove(id);
+        self.quarantined.insert(id, seat);
+        out.extend(self.links.keys().map(|link| self.not_primary(*link, id)));
     }
 
     fn remove(&mut self, id: SlotId) {
@@ -324,3 +329,7 @@ fn guarded(f: impl FnOnce()) -> Result<(), String> {
         text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no text".to_owned())
     })
 }
+
+#[cfg(test)]
+#[path = "shard_tests.rs"]
+mod tests;
