@@ -10,4 +10,5 @@ mod entries;
 pub mod home;
 pub mod placement;
 pub mod registry;
+pub mod ring;
 pub mod view;
