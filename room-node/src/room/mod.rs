@@ -14,6 +14,8 @@ mod rooms;
 mod snapshot;
 mod state;
 #[cfg(test)]
+mod testing;
+#[cfg(test)]
 mod tests;
 
 pub use limits::{LimitMet, RoomLimits};

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use roomring_proto::{Epoch, Incarnation, Seq, v1};
 use v1::event::Kind;
 
-use super::tests::{Log, ann, room};
+use super::testing::{Log, ann, room};
 use super::*;
 use crate::entry::{Body, Client, Entry, Publish};
 

@@ -1,92 +1,13 @@
-//! One test per rule, and the log builder that the tests share.
+//! One test per rule.
 
 use std::time::Duration;
 
-use roomring_proto::{Epoch, Generation, Incarnation, Lsn, RoomId, Seq, Term, Uid, v1};
+use roomring_proto::{Epoch, Lsn, Seq, v1};
 use v1::event::Kind;
 
+use super::testing::{GENERATION, Log, R1, R2, UID, ann, room};
 use super::*;
-use crate::entry::{Body, Client, Entry, Publish};
-
-const UID: Uid = Uid(7);
-const GENERATION: Generation = Generation(3);
-const R1: Incarnation = Incarnation(101);
-const R2: Incarnation = Incarnation(102);
-
-pub(super) fn room(name: &str) -> RoomId {
-    RoomId::new(name).unwrap()
-}
-
-pub(super) fn ann(client: &str) -> Client {
-    Client { user: "ann".into(), client: client.into(), ..Client::default() }
-}
-
-/// Makes entries in order, and applies them.
-pub(super) struct Log {
-    pub(super) rooms: Rooms,
-    pub(super) lsn: Lsn,
-    pub(super) now: u64,
-}
-
-impl Log {
-    pub(super) fn new(limits: RoomLimits) -> Self {
-        Self { rooms: Rooms::new(UID, GENERATION, limits), lsn: Lsn(0), now: 1_000_000 }
-    }
-
-    pub(super) fn entry(&mut self, body: Body) -> Entry {
-        self.lsn = self.lsn.next();
-        Entry { generation: GENERATION, term: Term(1), lsn: self.lsn, time_ms: self.now, body }
-    }
-
-    pub(super) fn add(&mut self, body: Body) -> Option<Applied> {
-        let entry = self.entry(body);
-        self.rooms.apply(&entry)
-    }
-
-    fn create(&mut self, name: &str) {
-        assert_eq!(self.add(Body::Create { room: room(name) }), None);
-    }
-
-    pub(super) fn join(&mut self, name: &str, info: Client, router: Incarnation) -> Option<Applied> {
-        self.add(Body::Join { room: room(name), info, router })
-    }
-
-    fn leave(&mut self, name: &str, client: &str) -> Option<Applied> {
-        self.add(Body::Leave { room: room(name), client: client.into() })
-    }
-
-    /// Publishes with the next seq of the room.
-    fn publish(&mut self, name: &str, change: impl FnOnce(&mut Publish)) -> Option<Applied> {
-        let seq = self.rooms.get(name).map_or(Seq(1), |r| r.seq().next());
-        let mut publish = Publish {
-            seq,
-            data: format!("{{\"n\":{}}}", seq.0).into(),
-            info: Some(ann("c1")),
-            id: String::new(),
-            router: R1,
-            number: 0,
-            settled_below: 0,
-        };
-        change(&mut publish);
-        self.add(Body::Publish { room: room(name), publish })
-    }
-
-    fn say(&mut self, name: &str) -> v1::Publication {
-        match self.publish(name, |_| ()).unwrap().event.kind.unwrap() {
-            Kind::Publication(p) => p,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    fn expire_at(&mut self, now: u64) {
-        self.now = now;
-        assert_eq!(self.add(Body::Expire), None);
-    }
-
-    fn room(&self, name: &str) -> &Room {
-        self.rooms.get(name).unwrap()
-    }
-}
+use crate::entry::{Body, Client};
 
 const NONE: [u64; 0] = [];
 
