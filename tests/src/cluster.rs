@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use prost::Message;
+use roomring_control::placement::RingParams;
+use roomring_control::ring::{Ring, RingNode};
 use roomring_proto::keys::Keys;
 use roomring_proto::v1::admin_client::AdminClient;
 use roomring_proto::{NodeId, RoomId, v1};
@@ -280,7 +282,7 @@ impl Cluster {
         crate::evidence(format!("the key of {id} is gone from etcd"));
     }
 
-    /// Waits until the running nodes, and no others, are members, and every slot is one in-sync seat of one of them.
+    /// Waits until every slot is one in-sync seat of the process that runs on the node where the ring wants it.
     pub async fn settled(&self) -> v1::Placement {
         let wanted: BTreeSet<&str> = self.nodes.keys().map(String::as_str).collect();
         eventually(&format!("slots to settle on {wanted:?}"), SETTLE, async || {
@@ -289,7 +291,14 @@ impl Cluster {
             for id in self.nodes.keys() {
                 incarnations.insert(id.as_str(), self.registration(id).await?.incarnation);
             }
-            is_settled(&placement, &incarnations).then_some(placement)
+            let wish = self.wish(&placement);
+            let settled = |(slot, wanted): (&v1::Slot, &NodeId)| {
+                let [seat] = slot.in_sync.as_slice() else { return false };
+                let member = &placement.members[seat.member as usize];
+                let runs = incarnations.get(member.node_id.as_str()) == Some(&member.incarnation);
+                slot.learners.is_empty() && runs && member.node_id == wanted.as_str()
+            };
+            placement.slots.iter().zip(&wish).all(settled).then_some(placement)
         })
         .await
     }
@@ -307,10 +316,15 @@ impl Cluster {
         lost.len()
     }
 
-    /// Where the ring wants every slot, computed apart from the processes.
+    /// The node where the ring of the running nodes wants each slot, computed here and not by the processes.
     pub fn wish(&self, placement: &v1::Placement) -> Vec<NodeId> {
-        let _ = placement;
-        Vec::new()
+        let params = placement.ring.expect("ring parameters");
+        let params = RingParams { vnodes: params.vnodes, bound_percent: params.bound_percent };
+        let node = |id: &String| (NodeId::new(id).expect("a node id"), RingNode { zone: String::new(), weight: 100 });
+        let ring = Ring::new(params, &self.nodes.keys().map(node).collect());
+        let slots = u32::try_from(placement.slots.len()).expect("few slots");
+        let none = BTreeMap::new();
+        ring.wish(slots, &none, &none, 1).into_iter().map(|nodes| nodes[0].clone()).collect()
     }
 
     /// What a node says of itself.
@@ -349,20 +363,6 @@ pub fn primary(placement: &v1::Placement, slot: usize) -> &str {
 pub fn holder<'a>(placement: &'a v1::Placement, room: &str) -> &'a str {
     let slots = u32::try_from(placement.slots.len()).expect("few slots");
     primary(placement, RoomId::new(room).expect("a room's name").slot(slots).0 as usize)
-}
-
-fn is_settled(placement: &v1::Placement, incarnations: &BTreeMap<&str, u64>) -> bool {
-    let mut holders = BTreeSet::new();
-    for slot in &placement.slots {
-        let [seat] = slot.in_sync.as_slice() else { return false };
-        let member = &placement.members[seat.member as usize];
-        if !slot.learners.is_empty() || incarnations.get(member.node_id.as_str()) != Some(&member.incarnation) {
-            return false;
-        }
-        holders.insert(member.node_id.as_str());
-    }
-    // With far more slots than nodes each node has some, as soon as the ring's wish is met.
-    holders.len() == incarnations.len()
 }
 
 /// `name=HOST:PORT` in a ready line.
