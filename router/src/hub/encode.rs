@@ -1,0 +1,51 @@
+//! Pushes in the codecs of a room's members: each codec once, at most.
+
+use std::cell::OnceCell;
+
+use bytes::Bytes;
+use roomring_proto::client::{json, plain};
+use roomring_proto::{Epoch, RoomId, v1};
+
+use super::api::Codec;
+
+/// What is pushed.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Event<'a> {
+    Publication(&'a v1::Publication),
+    Join(&'a v1::ClientInfo),
+    Leave(&'a v1::ClientInfo),
+}
+
+/// One event of a room, encoded when the first member of a codec needs it, and shared by all others of that codec.
+#[derive(Debug)]
+pub(super) struct Encoded<'a> {
+    room: &'a RoomId,
+    epoch: Epoch,
+    event: Event<'a>,
+    json: OnceCell<Bytes>,
+    plain: OnceCell<Bytes>,
+}
+
+impl<'a> Encoded<'a> {
+    pub(super) fn new(room: &'a RoomId, epoch: Epoch, event: Event<'a>) -> Self {
+        Self { room, epoch, event, json: OnceCell::new(), plain: OnceCell::new() }
+    }
+
+    /// The push for members that speak `codec`.
+    pub(super) fn get(&self, codec: Codec) -> Bytes {
+        let room = self.room.as_str();
+        match codec {
+            Codec::Json => self.json.get_or_init(|| match self.event {
+                Event::Publication(publication) => json::publication_push(room, publication),
+                Event::Join(info) => json::join_push(room, info),
+                Event::Leave(info) => json::leave_push(room, info),
+            }),
+            Codec::Plain => self.plain.get_or_init(|| match self.event {
+                Event::Publication(publication) => plain::message(room, self.epoch, publication),
+                Event::Join(info) => plain::join(room, self.epoch, info),
+                Event::Leave(info) => plain::leave(room, self.epoch, info),
+            }),
+        }
+        .clone()
+    }
+}

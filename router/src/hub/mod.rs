@@ -1,0 +1,207 @@
+//! The hub: the rooms that this router's clients are in, attached to the nodes that own them.
+//!
+//! Sessions send [`Command`]s; answers and pushes come through the clients' queues. Inside, a few workers own the slots
+//! between them, and one task per node keeps the link to it. All decisions are in the pure [`slot`] and what it is made of.
+
+pub mod api;
+mod attach;
+mod encode;
+mod entrance;
+mod members;
+mod outbox;
+mod publishes;
+pub mod queue;
+mod requests;
+mod room;
+mod slot;
+#[cfg(test)]
+mod testing;
+mod upstream;
+mod worker;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use roomring_control::placement::Placement;
+use roomring_control::registry::Registry;
+use roomring_control::view::ClusterView;
+use roomring_proto::{Incarnation, NodeId, RoomId};
+use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::backend::{Backend, Refused, Whereabouts};
+use api::{Client, Command};
+use upstream::Upstreams;
+use worker::{Event, MAILBOX, Totals, Worker};
+
+/// How long a command waits for room in a worker's mailbox. By then the worker is far behind, and the client better off
+/// with an error.
+const SEND_WITHIN: Duration = Duration::from_secs(1);
+
+/// The hub's settings.
+#[derive(Debug, Clone)]
+pub struct HubConfig {
+    /// The cluster's name, as nodes check it.
+    pub cluster: NodeId,
+    /// This router's name.
+    pub router_id: NodeId,
+    /// This process, as registered.
+    pub incarnation: Incarnation,
+    /// A publish that is not answered by then fails. Under the 5 s that SDKs wait.
+    pub publish_deadline: Duration,
+    /// Tasks that share the slots; `None` = one per core.
+    pub workers: Option<NonZeroUsize>,
+}
+
+/// What the hub has counted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HubStatus {
+    /// Rooms with members here, or attached a moment ago.
+    pub rooms: u64,
+    /// Memberships.
+    pub members: u64,
+    /// Publishes taken from clients.
+    pub publishes_total: u64,
+    /// Pushes put into clients' queues.
+    pub deliveries_total: u64,
+    /// Clients that did not read fast enough.
+    pub slow_clients_total: u64,
+    /// Nodes with an open link.
+    pub links: BTreeSet<NodeId>,
+}
+
+/// A running hub. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Hub {
+    workers: Arc<[mpsc::Sender<Event>]>,
+    view: watch::Receiver<ClusterView>,
+    totals: Arc<Totals>,
+    links: watch::Receiver<BTreeMap<Incarnation, NodeId>>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl Hub {
+    /// Starts the hub's tasks. They end when `stop` is cancelled.
+    pub fn start(config: HubConfig, registry: &Registry, stop: &CancellationToken) -> Self {
+        let view = registry.view();
+        let registry = registry.clone();
+        let offer = move |placement| {
+            registry.offer_placement(placement);
+        };
+        Self::start_with(config, view, offer, stop)
+    }
+
+    /// Like [`Self::start`], following any view; `offer` gets placements that nodes send.
+    pub fn start_with(
+        config: HubConfig,
+        view: watch::Receiver<ClusterView>,
+        offer: impl Fn(Placement) + Send + Sync + 'static,
+        stop: &CancellationToken,
+    ) -> Self {
+        let stop = stop.child_token();
+        let tasks = TaskTracker::new();
+        let totals = Arc::new(Totals::default());
+        let count = config.workers.or_else(|| std::thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get);
+        let workers: Vec<_> = (0..count)
+            .map(|_| {
+                let (sender, mailbox) = mpsc::channel(MAILBOX);
+                let worker = Worker::new(mailbox, view.clone(), config.publish_deadline, totals.clone());
+                let all = stop.clone();
+                // A worker that panicked has lost its slots: the router must not go on without them.
+                let guard = all.clone().drop_guard();
+                tasks.spawn(async move {
+                    let _guard = guard;
+                    worker.run(all).await;
+                });
+                sender
+            })
+            .collect();
+        let open = watch::Sender::default();
+        let links = open.subscribe();
+        let upstreams = Arc::new(Upstreams {
+            cluster: config.cluster,
+            router_id: config.router_id,
+            router: config.incarnation,
+            view: view.clone(),
+            offer: Arc::new(offer),
+            workers: workers.clone(),
+            sessions: AtomicU64::new(0),
+            open,
+        });
+        tasks.spawn(upstreams.run(stop.clone()));
+        tasks.close();
+        Self { workers: workers.into(), view, totals, links, tasks, stop }
+    }
+
+    /// What was counted so far.
+    pub fn status(&self) -> HubStatus {
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        HubStatus {
+            rooms: get(&self.totals.rooms),
+            members: get(&self.totals.members),
+            publishes_total: get(&self.totals.publishes),
+            deliveries_total: get(&self.totals.deliveries),
+            slow_clients_total: get(&self.totals.slow_clients),
+            links: self.links.borrow().values().cloned().collect(),
+        }
+    }
+
+    /// Returns when the hub has stopped: because it was told to, or because one of its tasks failed.
+    pub async fn stopped(&self) {
+        self.stop.cancelled().await;
+        self.tasks.wait().await;
+    }
+
+    /// Ends the hub's tasks and waits until they have ended.
+    pub async fn stop(&self) {
+        self.stop.cancel();
+        self.tasks.wait().await;
+    }
+
+    fn event(&self, command: Command) -> Option<(&mpsc::Sender<Event>, Event)> {
+        let placement = self.view.borrow().placement.clone()?;
+        let slot = room_of(&command).slot(placement.settings.slots);
+        let worker = self.workers.get(slot.0 as usize % self.workers.len())?;
+        Some((worker, Event::Command { uid: placement.uid, slot, command }))
+    }
+}
+
+impl Backend for Hub {
+    async fn send(&self, command: Command) -> Result<(), Refused> {
+        let (worker, event) = self.event(command).ok_or(Refused)?;
+        timeout(SEND_WITHIN, worker.send(event)).await.map_err(|_| Refused)?.map_err(|_| Refused)
+    }
+
+    async fn leave(&self, client: Arc<Client>, rooms: Vec<RoomId>) {
+        for room in rooms {
+            let command = Command::Unsubscribe { request: None, room, client: client.clone() };
+            if let Some((worker, event)) = self.event(command) {
+                // Without a deadline: a membership must not outlive its client. Workers always get on.
+                let _ = worker.send(event).await;
+            }
+        }
+    }
+
+    fn whereabouts(&self, room: &RoomId) -> Option<Whereabouts> {
+        let placement = self.view.borrow().placement.clone()?;
+        let slot = room.slot(placement.settings.slots);
+        let (_, member) = placement.primary_of(slot)?;
+        Some(Whereabouts { slot, node: member.node.clone() })
+    }
+}
+
+fn room_of(command: &Command) -> &RoomId {
+    match command {
+        Command::Subscribe { room, .. }
+        | Command::Unsubscribe { room, .. }
+        | Command::Publish { room, .. }
+        | Command::History { room, .. }
+        | Command::Presence { room, .. } => room,
+    }
+}

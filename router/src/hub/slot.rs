@@ -1,0 +1,466 @@
+//! One slot at this router: its attachment, its rooms, and what its clients wait for. Pure: the worker hands in what happens,
+//! carries what comes out to the nodes, and calls again at [`Slot::next_deadline`]. Answers and pushes go straight into the
+//! clients' queues, which never waits.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use roomring_control::clock::Time;
+use roomring_proto::close::ErrorCode;
+use roomring_proto::{Epoch, Generation, PlacementRef, RoomId, SlotId, Term, v1};
+use v1::node_message::Kind as FromNode;
+use v1::router_message::Kind as ToNode;
+
+use super::api::Command;
+use super::attach::{Attachment, Link, Route};
+use super::entrance::Newcomer;
+use super::publishes::{self, Publishes};
+use super::requests::{self, Requests};
+use super::room::{Effects, Room, Standing};
+
+/// About so many bytes go into one attach; what does not fit is attached right after, in further ones.
+const ATTACH_BYTES: usize = 4 << 20;
+
+/// A message for the node at the other end of `link`.
+#[derive(Debug)]
+pub(super) struct Output {
+    pub(super) link: Link,
+    pub(super) message: ToNode,
+}
+
+/// What a slot counts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Counts {
+    pub(super) rooms: u64,
+    pub(super) members: u64,
+    pub(super) publishes: u64,
+    pub(super) deliveries: u64,
+    pub(super) slow_clients: u64,
+}
+
+/// A slot's state in this router process. Kept for the process's life: numbers never start again.
+#[derive(Debug)]
+pub(super) struct Slot {
+    id: SlotId,
+    placement: Option<PlacementRef>,
+    attachment: Attachment,
+    last_attach: u64,
+    rooms: BTreeMap<RoomId, Room>,
+    /// Rooms to be attached one by one while the slot is attached.
+    wanted: BTreeSet<RoomId>,
+    publishes: Publishes,
+    requests: Requests,
+    /// Commands that waited for something else of their client.
+    deferred: VecDeque<Command>,
+    /// When some room has something to do.
+    sweep_at: Option<Time>,
+    counts: Counts,
+}
+
+impl Slot {
+    pub(super) fn new(id: SlotId, publish_deadline: Duration) -> Self {
+        Self {
+            id,
+            placement: None,
+            attachment: Attachment::new(),
+            last_attach: 0,
+            rooms: BTreeMap::new(),
+            wanted: BTreeSet::new(),
+            publishes: Publishes::new(id, publish_deadline),
+            requests: Requests::new(id),
+            deferred: VecDeque::new(),
+            sweep_at: None,
+            counts: Counts::default(),
+        }
+    }
+
+    pub(super) fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    /// The placement, or a link, changed.
+    pub(super) fn follow(&mut self, now: Time, placement: PlacementRef, route: Route) {
+        if self.placement.is_some_and(|p| p.uid != placement.uid) {
+            self.reset();
+        }
+        self.placement = Some(placement);
+        if self.attachment.follow(route) {
+            self.unattached(now);
+        }
+    }
+
+    /// The cluster's placement began anew: nobody knows what was, and clients are told so.
+    pub(super) fn reset(&mut self) {
+        self.attachment.reset();
+        self.publishes.fail_all();
+        self.requests.fail_all();
+        let mut fx = Effects::default();
+        for (_, room) in std::mem::take(&mut self.rooms) {
+            room.reset(&mut fx);
+        }
+        self.wanted.clear();
+        self.counts.rooms = 0;
+        self.counts.members = 0;
+        // Rooms may be in other slots now: clients ask again.
+        for command in std::mem::take(&mut self.deferred).into_iter().chain(fx.commands) {
+            refuse(command, ErrorCode::INTERNAL);
+        }
+    }
+
+    fn unattached(&mut self, now: Time) {
+        self.wanted.clear();
+        for room in self.rooms.values_mut() {
+            room.want(now);
+        }
+    }
+
+    /// A client asks.
+    pub(super) fn command(&mut self, now: Time, command: Command, out: &mut Vec<Output>) {
+        self.run(now, command, out);
+        self.run_deferred(now, out);
+    }
+
+    fn run_deferred(&mut self, now: Time, out: &mut Vec<Output>) {
+        while let Some(command) = self.deferred.pop_front() {
+            self.run(now, command, out);
+        }
+    }
+
+    fn run(&mut self, now: Time, command: Command, out: &mut Vec<Output>) {
+        match command {
+            Command::Subscribe { request, room, client, join_leave, recover, reject_unrecovered } => {
+                let due = now + requests::ANSWER_WITHIN;
+                let newcomer = Newcomer {
+                    request,
+                    client,
+                    join_leave,
+                    recover,
+                    reject_unrecovered,
+                    due,
+                    asked_again: false,
+                    then: VecDeque::new(),
+                };
+                self.rooms.entry(room.clone()).or_insert_with(|| Room::new(room.clone(), now));
+                self.sweep_by(due);
+                self.with_room(now, room.as_str(), out, |room, fx| room.subscribe(now, newcomer, fx));
+            }
+            Command::Unsubscribe { request, room, client } => {
+                if self.rooms.contains_key(&room) {
+                    self.with_room(now, room.as_str(), out, |room, fx| room.unsubscribe(now, request, &client, fx));
+                } else if let Some(request) = request {
+                    client.queue.push(super::api::ToClient::Unsubscribed { request, room });
+                }
+            }
+            Command::Publish { request, room, client, data, id } => {
+                let Some(number) = self.publishes.take(now, request, room, client, data, id) else { return };
+                self.counts.publishes += 1;
+                if let Some(attached) = self.attachment.attached()
+                    && let Some(publish) = self.publishes.send(number, attached.generation)
+                {
+                    out.push(Output { link: attached.link, message: ToNode::Publish(publish) });
+                }
+            }
+            Command::History { request, room, client, limit, reverse, since } => {
+                let asked = self.requests.history(now, request, client, room, (limit, reverse, since));
+                self.ask(asked, out);
+            }
+            Command::Presence { request, room, client, stats_only } => {
+                let asked = self.requests.presence(now, request, client, room, stats_only);
+                self.ask(asked, out);
+            }
+        }
+    }
+
+    fn ask(&mut self, request: Option<u64>, out: &mut Vec<Output>) {
+        if let Some(attached) = self.attachment.attached()
+            && let Some(message) = request.and_then(|id| self.requests.send(id, self.attachment.term_seen()))
+        {
+            out.push(Output { link: attached.link, message });
+        }
+    }
+
+    /// Lets `f` work on a room, and does what the room then wants.
+    fn with_room(&mut self, now: Time, id: &str, out: &mut Vec<Output>, f: impl FnOnce(&mut Room, &mut Effects)) {
+        let Some(room) = self.rooms.get_mut(id) else { return };
+        let id = room.id().clone();
+        let mut fx = Effects::default();
+        let before = room.members() as u64;
+        f(room, &mut fx);
+        let after = room.members() as u64;
+        let (fetch, standing, due) = (room.wants_fetch(), room.standing(), room.next_deadline(now));
+        self.counts.members = self.counts.members + after - before;
+        self.counts.rooms = self.rooms.len() as u64;
+        self.counts.deliveries += fx.pushes;
+        self.counts.slow_clients += fx.slow;
+        if let Some(request) = fx.forget {
+            self.requests.forget(request);
+        }
+        if let Some(due) = due {
+            self.sweep_by(due);
+        }
+        match standing {
+            Standing::Wanted { .. } => {
+                self.wanted.insert(id.clone());
+            }
+            // Members that come and go before it is asked for are in the list it is asked with.
+            Standing::Asked { .. } | Standing::Attached => self.announce(&id, &mut fx, out),
+        }
+        self.deferred.append(&mut fx.commands);
+        if let Some((since, epoch)) = fetch {
+            let request = self.requests.fetch(now, id.clone(), since, epoch);
+            if let Some(room) = self.rooms.get_mut(&id) {
+                room.fetching(request, since);
+            }
+            self.ask(Some(request), out);
+        }
+    }
+
+    fn announce(&self, room: &RoomId, fx: &mut Effects, out: &mut Vec<Output>) {
+        let Some(link) = self.attachment.link().filter(|_| !(fx.joined.is_empty() && fx.left.is_empty())) else {
+            return;
+        };
+        let presence = v1::Presence {
+            slot: self.id.0,
+            room: room.as_str().to_owned(),
+            joined: std::mem::take(&mut fx.joined),
+            left: std::mem::take(&mut fx.left),
+        };
+        out.push(Output { link, message: ToNode::Presence(presence) });
+    }
+
+    /// A node speaks.
+    pub(super) fn node(&mut self, now: Time, link: Link, message: FromNode, out: &mut Vec<Output>) {
+        if !self.attachment.listens_to(link) {
+            return;
+        }
+        match message {
+            FromNode::Attached(answer) => self.attached(now, answer, out),
+            FromNode::Deliver(deliver) => self.deliver(now, deliver, out),
+            FromNode::Published(answer) => {
+                if self.publishes.answered(answer) == publishes::Verdict::Elsewhere {
+                    self.lost_attached(now);
+                }
+            }
+            FromNode::NotPrimary(refusal) => {
+                self.attachment.saw(Term(refusal.term));
+                self.lost(now);
+            }
+            FromNode::History(reply) => {
+                let verdict = self.requests.history_answered(reply);
+                self.request_answered(now, verdict, out);
+            }
+            FromNode::Presence(reply) => {
+                let verdict = self.requests.presence_answered(reply);
+                self.request_answered(now, verdict, out);
+            }
+            // Matters of the link, not of a slot.
+            FromNode::Hello(_) | FromNode::Heartbeat(_) | FromNode::Placement(_) => {}
+        }
+        self.run_deferred(now, out);
+    }
+
+    fn request_answered(&mut self, now: Time, verdict: requests::Verdict, out: &mut Vec<Output>) {
+        match verdict {
+            requests::Verdict::Settled => {}
+            requests::Verdict::Elsewhere => self.lost_attached(now),
+            requests::Verdict::Fetched { room, fetched } => {
+                self.with_room(now, room.as_str(), out, |room, fx| room.fetched(now, fetched, fx));
+            }
+        }
+    }
+
+    fn lost(&mut self, now: Time) {
+        self.attachment.lost(now);
+        self.unattached(now);
+    }
+
+    /// Something sent under an attachment was refused. While attaching that was an earlier one: the attach is answered too.
+    fn lost_attached(&mut self, now: Time) {
+        if self.attachment.attached().is_some() {
+            self.lost(now);
+        }
+    }
+
+    fn attached(&mut self, now: Time, answer: v1::Attached, out: &mut Vec<Output>) {
+        let whole = self.attachment.awaits() == Some(answer.attach_id);
+        if !whole && self.attachment.attached().is_none() {
+            return;
+        }
+        if answer.refused.is_some() {
+            self.attachment.saw(Term(answer.term));
+            return self.lost(now);
+        }
+        if whole && !self.attachment.confirmed(now, Term(answer.term), Generation(answer.generation)) {
+            return self.unattached(now);
+        }
+        let Some(attached) = self.attachment.attached() else { return };
+        if Term(answer.term) != attached.term {
+            // The primary got another term in between: it is attached anew in that.
+            self.attachment.saw(Term(answer.term));
+            return self.lost(now);
+        }
+        for room in answer.rooms {
+            let asked = self.rooms.get(room.room.as_str()).map(Room::standing);
+            if !matches!(asked, Some(Standing::Asked { attach_id, .. }) if attach_id == answer.attach_id) {
+                continue;
+            }
+            let id = room.room.clone();
+            self.with_room(now, &id, out, |r, fx| match &room.refused {
+                Some(refusal) => r.refused(now, refusal, fx),
+                None => r.attached(now, room, fx),
+            });
+        }
+        if whole {
+            let again = self.publishes.send_again(attached.generation).into_iter().map(ToNode::Publish);
+            let again = again.chain(self.requests.send_again(self.attachment.term_seen()));
+            out.extend(again.map(|message| Output { link: attached.link, message }));
+        }
+    }
+
+    fn deliver(&mut self, now: Time, deliver: v1::Deliver, out: &mut Vec<Output>) {
+        let Some(attached) = self.attachment.attached() else { return };
+        let term = Term(deliver.term);
+        if term > attached.term {
+            // Of an attachment that was never confirmed here.
+            self.attachment.saw(term);
+            return self.lost(now);
+        }
+        if term == attached.term {
+            let epoch = deliver.epoch.map(Epoch::from);
+            self.with_room(now, &deliver.room, out, |room, fx| room.deliver(now, epoch, &deliver.events, fx));
+        }
+    }
+
+    /// Lets time pass.
+    pub(super) fn tick(&mut self, now: Time, out: &mut Vec<Output>) {
+        self.publishes.expire(now);
+        for room in self.requests.expire(now) {
+            self.with_room(now, room.as_str(), out, |room, fx| room.fetched(now, None, fx));
+        }
+        if self.attachment.overdue(now) {
+            self.unattached(now);
+        }
+        if self.sweep_at.is_some_and(|at| at <= now) {
+            self.sweep(now, out);
+        }
+        self.run_deferred(now, out);
+    }
+
+    fn sweep(&mut self, now: Time, out: &mut Vec<Output>) {
+        self.sweep_at = None;
+        let ids: Vec<RoomId> = self.rooms.keys().cloned().collect();
+        let mut over = Vec::new();
+        for id in ids {
+            let mut ended = false;
+            self.with_room(now, id.as_str(), out, |room, fx| ended = room.tick(now, fx));
+            if ended {
+                over.push(id);
+            }
+        }
+        let told: Vec<String> = over.iter().filter(|id| self.end(id)).map(|id| id.as_str().to_owned()).collect();
+        if let Some(link) = self.attachment.link().filter(|_| !told.is_empty()) {
+            let detach = v1::Detach { slot: self.id.0, rooms: told };
+            out.push(Output { link, message: ToNode::Detach(detach) });
+        }
+    }
+
+    /// Removes a room; true if the primary has heard of it.
+    fn end(&mut self, id: &RoomId) -> bool {
+        self.wanted.remove(id);
+        let room = self.rooms.remove(id);
+        self.counts.rooms = self.rooms.len() as u64;
+        room.is_some_and(|room| !matches!(room.standing(), Standing::Wanted { .. }))
+    }
+
+    /// After a batch of the above: attaches what is to be attached.
+    pub(super) fn flush(&mut self, now: Time, out: &mut Vec<Output>) {
+        if let Some(link) = self.attachment.ready(now).filter(|_| self.is_needed()) {
+            let due: Vec<RoomId> = self.rooms.keys().cloned().collect();
+            let (attach, rest) = self.attach(now, due, true);
+            self.wanted = rest.into_iter().collect();
+            self.attachment.sent(now, link, attach.attach_id);
+            out.push(Output { link, message: ToNode::Attach(attach) });
+        }
+        let Some(attached) = self.attachment.attached() else { return };
+        let is_due = |room: &Room| matches!(room.standing(), Standing::Wanted { not_before } if not_before <= now);
+        self.wanted.retain(|id| self.rooms.get(id).is_some_and(|r| matches!(r.standing(), Standing::Wanted { .. })));
+        let mut due: Vec<RoomId> =
+            self.wanted.iter().filter(|id| self.rooms.get(*id).is_some_and(is_due)).cloned().collect();
+        while !due.is_empty() {
+            for id in &due {
+                self.wanted.remove(id);
+            }
+            let (attach, rest) = self.attach(now, due, false);
+            out.push(Output { link: attached.link, message: ToNode::Attach(attach) });
+            due = rest;
+        }
+    }
+
+    fn is_needed(&self) -> bool {
+        !(self.rooms.is_empty() && self.publishes.is_empty() && self.requests.is_empty())
+    }
+
+    /// The attach of `rooms`, and those that no longer fit in.
+    fn attach(&mut self, now: Time, mut rooms: Vec<RoomId>, whole: bool) -> (v1::Attach, Vec<RoomId>) {
+        self.last_attach += 1;
+        let mut asked = Vec::new();
+        let mut bytes = 0;
+        let mut count = 0;
+        for id in &rooms {
+            if bytes >= ATTACH_BYTES {
+                break;
+            }
+            count += 1;
+            let Some(room) = self.rooms.get_mut(id) else { continue };
+            let attach = room.ask(now, self.last_attach);
+            bytes += prost::Message::encoded_len(&attach);
+            asked.push(attach);
+        }
+        let rest = rooms.split_off(count);
+        self.sweep_by(now + super::room::ANSWER_WITHIN);
+        let attach = v1::Attach {
+            slot: self.id.0,
+            attach_id: self.last_attach,
+            term_seen: self.attachment.term_seen().0,
+            placement: self.placement.map(Into::into),
+            rooms: asked,
+            whole,
+        };
+        (attach, rest)
+    }
+
+    fn sweep_by(&mut self, at: Time) {
+        self.sweep_at = Some(self.sweep_at.map_or(at, |s| s.min(at)));
+    }
+
+    /// When [`Self::tick`] and [`Self::flush`] are to be called, if nothing else happens.
+    pub(super) fn next_deadline(&self) -> Option<Time> {
+        let attachment = self.attachment.next_deadline().filter(|_| self.is_needed());
+        let waits = [attachment, self.publishes.next_deadline(), self.requests.next_deadline()];
+        waits.into_iter().chain([self.sweep_at]).flatten().min()
+    }
+}
+
+/// What a command is answered with when the hub cannot take it.
+pub(super) fn refuse(command: Command, error: ErrorCode) {
+    use super::api::ToClient;
+    match command {
+        Command::Subscribe { request, room, client, .. } => {
+            client.queue.push(ToClient::Subscribed { request, room, result: Err(error) });
+        }
+        Command::Unsubscribe { request, room, client } => {
+            if let Some(request) = request {
+                client.queue.push(ToClient::Unsubscribed { request, room });
+            }
+        }
+        Command::Publish { request, client, .. } => {
+            client.queue.push(ToClient::Published { request, result: Err(error) });
+        }
+        Command::History { request, client, .. } => {
+            client.queue.push(ToClient::History { request, result: Err(error) });
+        }
+        Command::Presence { request, client, .. } => {
+            client.queue.push(ToClient::Presence { request, result: Err(error) });
+        }
+    }
+}

@@ -1,0 +1,278 @@
+//! A task that owns a share of the slots: feeds them what happens, and carries what comes out to the links.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use roomring_control::clock::Time;
+use roomring_control::placement::Placement;
+use roomring_control::view::ClusterView;
+use roomring_proto::close::ErrorCode;
+use roomring_proto::{Incarnation, SlotId, Uid, v1};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use v1::node_message::Kind as FromNode;
+use v1::router_message::Kind as ToNode;
+
+use super::api::Command;
+use super::attach::{Link, Route};
+use super::outbox::Outbox;
+use super::slot::{Counts, Output, Slot, refuse};
+
+/// Events that wait for a worker. Senders wait when it is full; a worker handles some 100,000 a second.
+pub(super) const MAILBOX: usize = 4_096;
+
+/// Events handled in one go: enough to batch what goes out, few enough to look at timers in between.
+const BATCH: usize = 512;
+
+/// What a worker hears of.
+#[derive(Debug)]
+pub(super) enum Event {
+    /// A client asks. `slot` is the room's in the placement named by `uid`.
+    Command { uid: Uid, slot: SlotId, command: Command },
+    /// A link is open.
+    LinkUp { link: Link, outbox: Arc<Outbox> },
+    /// A link is no more.
+    LinkDown { link: Link },
+    /// A node speaks, of slots that are this worker's.
+    Node { link: Link, messages: Vec<FromNode> },
+}
+
+/// What all workers have counted.
+#[derive(Debug, Default)]
+pub(super) struct Totals {
+    pub(super) rooms: AtomicU64,
+    pub(super) members: AtomicU64,
+    pub(super) publishes: AtomicU64,
+    pub(super) deliveries: AtomicU64,
+    pub(super) slow_clients: AtomicU64,
+}
+
+impl Totals {
+    fn add(&self, before: Counts, after: Counts) {
+        let add = |total: &AtomicU64, before: u64, after: u64| {
+            // Gauges fall too: two's complement makes the sum right.
+            if before != after {
+                total.fetch_add(after.wrapping_sub(before), Ordering::Relaxed);
+            }
+        };
+        add(&self.rooms, before.rooms, after.rooms);
+        add(&self.members, before.members, after.members);
+        add(&self.publishes, before.publishes, after.publishes);
+        add(&self.deliveries, before.deliveries, after.deliveries);
+        add(&self.slow_clients, before.slow_clients, after.slow_clients);
+    }
+}
+
+/// A worker.
+pub(super) struct Worker {
+    mailbox: mpsc::Receiver<Event>,
+    view: watch::Receiver<ClusterView>,
+    placement: Option<Arc<Placement>>,
+    links: BTreeMap<Incarnation, (Link, Arc<Outbox>)>,
+    slots: BTreeMap<SlotId, Slot>,
+    /// Slots to be flushed.
+    touched: BTreeSet<SlotId>,
+    deadlines: Deadlines,
+    publish_deadline: Duration,
+    totals: Arc<Totals>,
+    outputs: Vec<Output>,
+}
+
+/// When which slot wants to be called again.
+#[derive(Debug, Default)]
+struct Deadlines {
+    by_slot: BTreeMap<SlotId, Time>,
+    by_time: BTreeSet<(Time, SlotId)>,
+}
+
+impl Deadlines {
+    fn set(&mut self, slot: SlotId, at: Option<Time>) {
+        let before = match at {
+            Some(at) => self.by_slot.insert(slot, at),
+            None => self.by_slot.remove(&slot),
+        };
+        if before == at {
+            return;
+        }
+        if let Some(before) = before {
+            self.by_time.remove(&(before, slot));
+        }
+        if let Some(at) = at {
+            self.by_time.insert((at, slot));
+        }
+    }
+
+    fn next(&self) -> Option<Time> {
+        self.by_time.first().map(|(at, _)| *at)
+    }
+
+    fn due(&self, now: Time) -> Vec<SlotId> {
+        self.by_time.iter().take_while(|(at, _)| *at <= now).map(|(_, slot)| *slot).collect()
+    }
+}
+
+impl Worker {
+    pub(super) fn new(
+        mailbox: mpsc::Receiver<Event>,
+        view: watch::Receiver<ClusterView>,
+        publish_deadline: Duration,
+        totals: Arc<Totals>,
+    ) -> Self {
+        Self {
+            mailbox,
+            view,
+            placement: None,
+            links: BTreeMap::new(),
+            slots: BTreeMap::new(),
+            touched: BTreeSet::new(),
+            deadlines: Deadlines::default(),
+            publish_deadline,
+            totals,
+            outputs: Vec::new(),
+        }
+    }
+
+    /// Runs until `stop` is cancelled or the registry is gone.
+    pub(super) async fn run(mut self, stop: CancellationToken) {
+        let mut events = Vec::with_capacity(BATCH);
+        self.follow_view(Time::now());
+        loop {
+            let wait = self.deadlines.next().map(|at| at.since(Time::now()));
+            let timer = async {
+                match wait {
+                    Some(wait) => tokio::time::sleep(wait).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = stop.cancelled() => return,
+                count = self.mailbox.recv_many(&mut events, BATCH) => if count == 0 { return },
+                changed = self.view.changed() => if changed.is_err() { return },
+                () = timer => {}
+            }
+            let now = Time::now();
+            self.follow_view(now);
+            for event in events.drain(..) {
+                self.on_event(now, event);
+            }
+            for slot in self.deadlines.due(now) {
+                self.with_slot(slot, |slot, out| slot.tick(now, out));
+            }
+            self.flush(now);
+        }
+    }
+
+    fn follow_view(&mut self, now: Time) {
+        let placement = self.view.borrow_and_update().placement.clone();
+        let Some(placement) = placement else { return };
+        // Versions only rise within a uid; a change of anything else in the view is no news here.
+        if self.placement.as_ref().is_some_and(|known| known.reference() == placement.reference()) {
+            return;
+        }
+        self.placement = Some(placement);
+        let slots: Vec<SlotId> = self.slots.keys().copied().collect();
+        for slot in slots {
+            self.route(now, slot);
+        }
+    }
+
+    /// Tells a slot where it is.
+    fn route(&mut self, now: Time, id: SlotId) {
+        let Some(placement) = &self.placement else { return };
+        let Some(record) = placement.slot(id) else {
+            // A cluster that began anew with fewer slots.
+            return self.with_slot(id, |slot, _| slot.reset());
+        };
+        let primary = record.primary.incarnation;
+        let session = self.links.get(&primary).map(|(link, _)| link.session);
+        let route = Route { primary, term: record.term, session };
+        let reference = placement.reference();
+        self.with_slot(id, |slot, _| slot.follow(now, reference, route));
+    }
+
+    fn on_event(&mut self, now: Time, event: Event) {
+        match event {
+            Event::Command { uid, slot, command } => {
+                if self.placement.as_ref().is_none_or(|p| p.uid != uid) {
+                    // The cluster began anew in between: the room may be in another slot.
+                    return refuse(command, ErrorCode::INTERNAL);
+                }
+                if !self.slots.contains_key(&slot) {
+                    self.slots.insert(slot, Slot::new(slot, self.publish_deadline));
+                    self.route(now, slot);
+                }
+                self.with_slot(slot, |slot, out| slot.command(now, command, out));
+            }
+            Event::LinkUp { link, outbox } => {
+                self.links.insert(link.node, (link, outbox));
+                self.reroute(now, link.node);
+            }
+            Event::LinkDown { link } => {
+                if self.links.get(&link.node).is_some_and(|(current, _)| *current == link) {
+                    self.links.remove(&link.node);
+                    self.reroute(now, link.node);
+                }
+            }
+            Event::Node { link, messages } => {
+                for message in messages {
+                    if let Some(slot) = slot_of(&message) {
+                        self.with_slot(slot, |slot, out| slot.node(now, link, message, out));
+                    }
+                }
+            }
+        }
+    }
+
+    fn reroute(&mut self, now: Time, node: Incarnation) {
+        let Some(placement) = &self.placement else { return };
+        let there = |slot: &&SlotId| placement.slot(**slot).is_some_and(|r| r.primary.incarnation == node);
+        let slots: Vec<SlotId> = self.slots.keys().filter(there).copied().collect();
+        for slot in slots {
+            self.route(now, slot);
+        }
+    }
+
+    fn with_slot(&mut self, id: SlotId, f: impl FnOnce(&mut Slot, &mut Vec<Output>)) {
+        let Some(slot) = self.slots.get_mut(&id) else { return };
+        let before = slot.counts();
+        f(slot, &mut self.outputs);
+        self.totals.add(before, slot.counts());
+        self.touched.insert(id);
+    }
+
+    fn flush(&mut self, now: Time) {
+        for id in std::mem::take(&mut self.touched) {
+            if let Some(slot) = self.slots.get_mut(&id) {
+                slot.flush(now, &mut self.outputs);
+                self.deadlines.set(id, slot.next_deadline());
+            }
+        }
+        let mut batches: BTreeMap<Link, Vec<ToNode>> = BTreeMap::new();
+        for Output { link, message } in self.outputs.drain(..) {
+            batches.entry(link).or_default().push(message);
+        }
+        for (link, messages) in batches {
+            // A link that does not take them is closing: its end is an event of its own, and what was sent is sent again.
+            if let Some((current, outbox)) = self.links.get(&link.node)
+                && *current == link
+            {
+                let _ = outbox.push(messages);
+            }
+        }
+    }
+}
+
+/// The slot that a node speaks of; `None` if it speaks of the link.
+pub(super) fn slot_of(message: &FromNode) -> Option<SlotId> {
+    match message {
+        FromNode::Attached(m) => Some(SlotId(m.slot)),
+        FromNode::Deliver(m) => Some(SlotId(m.slot)),
+        FromNode::Published(m) => Some(SlotId(m.slot)),
+        FromNode::NotPrimary(m) => Some(SlotId(m.slot)),
+        FromNode::History(m) => Some(SlotId(m.slot)),
+        FromNode::Presence(m) => Some(SlotId(m.slot)),
+        FromNode::Hello(_) | FromNode::Heartbeat(_) | FromNode::Placement(_) => None,
+    }
+}
