@@ -1,0 +1,173 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
+use roomring_control::daemon::Span;
+use roomring_proto::{NodeId, RoomId};
+
+use crate::output::Format;
+
+/// The operator's command line for Roomring.
+#[derive(Debug, Parser)]
+#[command(name = "roomctl", version, max_term_width = 80)]
+#[command(after_help = "Exit codes: 0 fine, 1 trouble (what to do next is on stderr), 2 a bad command line.")]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Run a whole cluster on this machine until Ctrl-C
+    Dev(DevArgs),
+    /// Show how the cluster is
+    Status(Common),
+    /// List the room nodes
+    Nodes(Common),
+    /// Show which node holds a room
+    Where(WhereArgs),
+    /// Write a completion script for a shell to stdout
+    Completions(CompletionsArgs),
+    /// Run a program that ends when its parent does
+    #[command(hide = true)]
+    Launch(LaunchArgs),
+}
+
+/// Which cluster is meant.
+#[derive(Debug, Args)]
+pub(crate) struct Target {
+    /// URLs of etcd, separated by commas
+    #[arg(long, env = "ROOMRING_ETCD", value_name = "URL,...", value_delimiter = ',')]
+    #[arg(default_value = "http://127.0.0.1:2379", value_parser = etcd_url)]
+    pub(crate) etcd: Vec<String>,
+    /// Name of the cluster
+    #[arg(long, env = "ROOMRING_CLUSTER", value_name = "NAME", default_value = "roomring")]
+    pub(crate) cluster: NodeId,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Common {
+    #[command(flatten)]
+    pub(crate) target: Target,
+    /// How to write the answer
+    #[arg(short, long, value_enum, default_value_t)]
+    pub(crate) output: Format,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct WhereArgs {
+    /// The room's name
+    pub(crate) room: RoomId,
+    #[command(flatten)]
+    pub(crate) common: Common,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CompletionsArgs {
+    /// Which shell
+    pub(crate) shell: Shell,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DevArgs {
+    /// Number of room nodes
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=MOST_PROCESSES))]
+    pub(crate) nodes: u16,
+    /// Number of routers, on consecutive ports
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=MOST_PROCESSES))]
+    pub(crate) routers: u16,
+    /// Address of the first router; port 0 lets each choose one
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:8000")]
+    pub(crate) http: std::net::SocketAddr,
+    /// URLs of an etcd to use, separated by commas; without it one is served from memory
+    #[arg(long, env = "ROOMRING_ETCD", value_name = "URL,...", value_delimiter = ',', value_parser = etcd_url)]
+    pub(crate) etcd: Vec<String>,
+    /// Name of the cluster
+    #[arg(long, env = "ROOMRING_CLUSTER", value_name = "NAME", default_value = "roomring")]
+    pub(crate) cluster: NodeId,
+    /// How long a node may serve without contact with etcd; a crashed node's rooms come back after this
+    #[arg(long, value_name = "TIME", default_value_t = Span::secs(60))]
+    pub(crate) fence_after: Span,
+    /// Write one line of JSON once all is ready, instead of tables
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// TOML file with more settings for the routers
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// What the processes log, into a file each
+    #[arg(long, value_name = "FILTER", default_value = "info")]
+    pub(crate) log: String,
+}
+
+/// A laptop runs this many; more is a mistype.
+const MOST_PROCESSES: i64 = 64;
+
+#[derive(Debug, Args)]
+pub(crate) struct LaunchArgs {
+    /// Process whose end ends the program
+    #[arg(long)]
+    pub(crate) parent: i32,
+    /// The program and its arguments
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    pub(crate) command: Vec<std::ffi::OsString>,
+}
+
+/// How a verb that could say what was asked went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// All is well.
+    Fine,
+    /// The answer was given, and it is bad news.
+    Trouble,
+}
+
+/// The command line can't be used, as found out after it was read.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Usage(pub(crate) String);
+
+fn etcd_url(url: &str) -> Result<String, String> {
+    let host = url.strip_prefix("http://").map(|rest| rest.trim_end_matches('/'));
+    match host.and_then(|h| h.rsplit_once(':')) {
+        Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => Ok(url.to_owned()),
+        _ => Err("expected a URL such as http://127.0.0.1:2379".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_holds_together() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn etcd_urls_are_checked() {
+        assert!(etcd_url("http://127.0.0.1:2379").is_ok());
+        assert!(etcd_url("http://[::1]:2379/").is_ok());
+        for bad in ["", "127.0.0.1:2379", "http://", "http://:1", "http://host", "http://host:70000", "https://a:1"] {
+            assert!(etcd_url(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_bad_value_names_its_flag() {
+        for (args, flag) in [
+            (&["roomctl", "status", "--cluster", "a/b"][..], "--cluster"),
+            (&["roomctl", "status", "-o", "xml"], "--output"),
+            (&["roomctl", "dev", "--nodes", "0"], "--nodes"),
+            (&["roomctl", "dev", "--http", "8000"], "--http"),
+            (&["roomctl", "dev", "--fence-after", "soon"], "--fence-after"),
+            (&["roomctl", "where", ""], "<ROOM>"),
+        ] {
+            let error = Cli::try_parse_from(args).unwrap_err();
+            assert!(error.to_string().contains(flag), "{error}");
+            assert_eq!(error.exit_code(), 2);
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! `roomctl nodes`.
+
+use serde::Serialize;
+
+use crate::cli::{Common, Outcome};
+use crate::health::{self, NodeState};
+use crate::output::{self, Format, Tone, word};
+use crate::probe;
+use crate::snapshot::Snapshot;
+
+/// One node, as shown.
+#[derive(Debug, Serialize)]
+pub(crate) struct Row {
+    pub(crate) id: String,
+    pub(crate) zone: String,
+    pub(crate) weight: u32,
+    pub(crate) address: String,
+    pub(crate) incarnation: u64,
+    pub(crate) state: NodeState,
+    pub(crate) primaries: usize,
+    pub(crate) wanted: usize,
+    /// From the process itself, like the rest; absent if it did not answer.
+    pub(crate) rooms: Option<u64>,
+    pub(crate) members: Option<u64>,
+    pub(crate) contact_age_ms: Option<u64>,
+    pub(crate) placement_version: Option<u64>,
+    pub(crate) rss_bytes: Option<u64>,
+    /// Why it did not answer.
+    pub(crate) unreachable: Option<String>,
+}
+
+impl Row {
+    /// Evicted processes are expected to be silent.
+    pub(crate) fn in_trouble(&self) -> bool {
+        self.state == NodeState::Lost || (self.state != NodeState::Evicted && self.unreachable.is_some())
+    }
+
+    pub(crate) fn state_cell(&self) -> comfy_table::Cell {
+        match self.state {
+            _ if self.in_trouble() && self.state != NodeState::Lost => word("unreachable", Tone::Bad),
+            NodeState::Member => word("member", Tone::Good),
+            NodeState::Draining => word("draining", Tone::Attention),
+            NodeState::Joining => word("joining", Tone::Attention),
+            NodeState::Lost => word("lost", Tone::Bad),
+            NodeState::Evicted => word("evicted", Tone::Attention),
+        }
+    }
+}
+
+pub(crate) async fn run(args: Common) -> anyhow::Result<Outcome> {
+    let snapshot = Snapshot::read(&args.target).await?;
+    if snapshot.placement.is_none() && snapshot.nodes.is_empty() {
+        snapshot.formed(&args.target)?;
+    }
+    let rows = rows(&snapshot).await;
+    match args.output {
+        Format::Json => output::print_json(&rows)?,
+        Format::Table => output::print_text(&table(&rows))?,
+    }
+    let troubled: Vec<&Row> = rows.iter().filter(|r| r.in_trouble()).collect();
+    for row in &troubled {
+        let why = row.unreachable.as_deref().unwrap_or("its key in etcd is gone");
+        eprintln!("roomctl: {} at {}: {why}; see its log, or start it again", row.id, row.address);
+    }
+    Ok(if troubled.is_empty() { Outcome::Fine } else { Outcome::Trouble })
+}
+
+/// Every node, asked how it is.
+pub(crate) async fn rows(snapshot: &Snapshot) -> Vec<Row> {
+    let nodes = health::nodes(snapshot);
+    let addrs: Vec<&str> = nodes.iter().map(|n| n.addr.as_str()).collect();
+    let answers = probe::nodes(&addrs, false).await;
+    let row = |(node, answer): (health::Node, probe::Answer<_>)| {
+        // Another process may answer at the address of one that is gone.
+        let answer = answer.and_then(|a: roomring_proto::v1::NodeStatusReply| {
+            if a.incarnation == node.incarnation.0 { Ok(a) } else { Err("another process answers there".to_owned()) }
+        });
+        let told = answer.as_ref().ok();
+        Row {
+            id: node.id.to_string(),
+            zone: node.zone,
+            weight: node.weight,
+            address: node.addr,
+            incarnation: node.incarnation.0,
+            state: node.state,
+            primaries: node.primaries,
+            wanted: node.wanted,
+            rooms: told.map(|a| a.rooms),
+            members: told.map(|a| a.members),
+            contact_age_ms: told.map(|a| a.contact_age_ms),
+            placement_version: told.and_then(|a| a.placement).map(|p| p.version),
+            rss_bytes: told.map(|a| a.rss_bytes),
+            unreachable: answer.err(),
+        }
+    };
+    nodes.into_iter().zip(answers).map(row).collect()
+}
+
+fn table(rows: &[Row]) -> String {
+    // The column of zones is left out where nobody has one: 80 columns are few.
+    let zones = rows.iter().any(|r| !r.zone.is_empty());
+    let mut headers = vec!["NODE", "STATE", "ADDRESS", "INC."];
+    headers.extend(zones.then_some("ZONE"));
+    headers.extend(["WEIGHT", "PRIMARIES", "WANTED", "ROOMS", "MEMBERS"]);
+    let mut table = output::table(&headers);
+    for row in rows {
+        let number = |n: Option<u64>| word(n.map_or("-".to_owned(), |n| n.to_string()), Tone::Plain);
+        let plain = |text: &dyn std::fmt::Display| word(text, Tone::Plain);
+        let mut cells = vec![plain(&row.id), row.state_cell(), plain(&row.address), plain(&row.incarnation)];
+        cells.extend(zones.then(|| plain(&row.zone)));
+        cells.extend([plain(&row.weight), plain(&row.primaries), plain(&row.wanted)]);
+        cells.extend([number(row.rooms), number(row.members)]);
+        table.add_row(cells);
+    }
+    let first = 4 + usize::from(zones);
+    output::finish(table, &[3, first, first + 1, first + 2, first + 3, first + 4])
+}

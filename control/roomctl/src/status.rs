@@ -1,0 +1,238 @@
+//! `roomctl status`.
+
+use std::time::Duration;
+
+use roomring_control::placement::Placement;
+use serde::Serialize;
+
+use crate::cli::{Common, Outcome};
+use crate::health::{self, NodeState, SlotCounts};
+use crate::nodes::{self, Row};
+use crate::output::{self, Format, Tone, word};
+use crate::probe;
+use crate::snapshot::Snapshot;
+
+/// A cluster, as shown.
+#[derive(Debug, Serialize)]
+struct Status {
+    cluster: String,
+    formed: bool,
+    healthy: bool,
+    /// What is wrong, and what to do about it.
+    trouble: Vec<String>,
+    placement: Option<PlacementRow>,
+    slots: SlotCounts,
+    nodes: Vec<Row>,
+    routers: Vec<RouterRow>,
+}
+
+#[derive(Debug, Serialize)]
+struct PlacementRow {
+    uid: String,
+    version: u64,
+    slots: u32,
+    replication: u32,
+    min_in_sync: u32,
+    fence_after_ms: u64,
+    members: usize,
+    evicted: usize,
+}
+
+#[derive(Debug, Serialize)]
+struct RouterRow {
+    id: String,
+    incarnation: u64,
+    http: String,
+    grpc: String,
+    connections: Option<u64>,
+    rooms: Option<u64>,
+    slow_clients_total: Option<u64>,
+    placement_version: Option<u64>,
+    links: Option<Vec<String>>,
+    unreachable: Option<String>,
+}
+
+pub(crate) async fn run(args: Common) -> anyhow::Result<Outcome> {
+    let snapshot = Snapshot::read(&args.target).await?;
+    let (nodes, routers) = tokio::join!(nodes::rows(&snapshot), routers(&snapshot));
+    let placement = snapshot.placement.as_ref();
+    let slots = placement.map(|p| health::slot_counts(&snapshot, p)).unwrap_or_default();
+    let mut trouble = trouble(&snapshot, slots, &nodes, &routers);
+    if let Err(e) = snapshot.formed(&args.target) {
+        trouble.insert(0, e.to_string());
+    }
+    let status = Status {
+        cluster: args.target.cluster.to_string(),
+        formed: placement.is_some(),
+        healthy: trouble.is_empty(),
+        trouble,
+        placement: placement.map(PlacementRow::new),
+        slots,
+        nodes,
+        routers,
+    };
+    match args.output {
+        Format::Json => output::print_json(&status)?,
+        Format::Table => output::print_text(&table(&status))?,
+    }
+    Ok(if status.healthy { Outcome::Fine } else { Outcome::Trouble })
+}
+
+async fn routers(snapshot: &Snapshot) -> Vec<RouterRow> {
+    let addrs: Vec<&str> = snapshot.routers.values().map(|r| r.grpc_addr.as_str()).collect();
+    let answers = probe::routers(&addrs).await;
+    let row = |((id, router), answer): (
+        (&roomring_proto::NodeId, &roomring_control::view::RouterEntry),
+        probe::Answer<roomring_proto::v1::RouterStatusReply>,
+    )| {
+        let told = answer.as_ref().ok();
+        RouterRow {
+            id: id.to_string(),
+            incarnation: router.incarnation.0,
+            http: router.http_addr.clone(),
+            grpc: router.grpc_addr.clone(),
+            connections: told.map(|a| a.connections),
+            rooms: told.map(|a| a.rooms),
+            slow_clients_total: told.map(|a| a.slow_clients_total),
+            placement_version: told.and_then(|a| a.placement).map(|p| p.version),
+            links: told.map(|a| a.links.clone()),
+            unreachable: answer.err(),
+        }
+    };
+    snapshot.routers.iter().zip(answers).map(row).collect()
+}
+
+/// What an operator should act on.
+fn trouble(snapshot: &Snapshot, slots: SlotCounts, nodes: &[Row], routers: &[RouterRow]) -> Vec<String> {
+    let mut trouble: Vec<String> =
+        snapshot.unreadable.iter().map(|u| format!("a value in etcd can't be read: {u}")).collect();
+    if slots.offline > 0 {
+        trouble.push(format!(
+            "{} slot(s) offline: start the nodes marked lost or evicted again, or wait until the slots are made anew",
+            slots.offline
+        ));
+    }
+    if slots.under_replicated > 0 {
+        trouble.push(format!(
+            "{} slot(s) under-replicated: wait for the copies, or add nodes if there are fewer than replicas wanted",
+            slots.under_replicated
+        ));
+    }
+    for node in nodes.iter().filter(|n| n.in_trouble()) {
+        let why = node.unreachable.as_deref().unwrap_or("its key in etcd is gone");
+        trouble.push(format!("{} at {}: {why}; see its log, or start it again", node.id, node.address));
+    }
+    for router in routers {
+        if let Some(why) = &router.unreachable {
+            trouble.push(format!("{} at {}: {why}; see its log, or start it again", router.id, router.grpc));
+        }
+    }
+    trouble
+}
+
+impl PlacementRow {
+    fn new(placement: &Placement) -> Self {
+        let active = placement.members.values().filter(|m| m.active).count();
+        Self {
+            uid: placement.uid.to_string(),
+            version: placement.version.0,
+            slots: placement.settings.slots,
+            replication: placement.settings.replication,
+            min_in_sync: placement.settings.min_in_sync,
+            fence_after_ms: u64::try_from(placement.settings.fence_after.as_millis()).unwrap_or(u64::MAX),
+            members: active,
+            evicted: placement.members.len() - active,
+        }
+    }
+}
+
+fn table(status: &Status) -> String {
+    let mut text = head(status);
+    if !status.nodes.is_empty() {
+        let mut table = output::table(&["NODE", "STATE", "PRIMARIES", "ROOMS", "MEMBERS", "ETCD SEEN", "MEMORY"]);
+        for node in &status.nodes {
+            table.add_row([
+                word(&node.id, Tone::Plain),
+                node.state_cell(),
+                word(node.primaries, Tone::Plain),
+                known(node.rooms.map(|n| n.to_string())),
+                known(node.members.map(|n| n.to_string())),
+                known(node.contact_age_ms.map(|ms| format!("{} ago", age(ms)))),
+                known(node.rss_bytes.map(|b| format!("{} MiB", b >> 20))),
+            ]);
+        }
+        text += &format!("\n{}", output::finish(table, &[2, 3, 4, 5, 6]));
+    }
+    if !status.routers.is_empty() {
+        let mut table = output::table(&["ROUTER", "STATE", "HTTP", "CLIENTS", "ROOMS", "SLOW", "LINKS"]);
+        for router in &status.routers {
+            let state = match router.unreachable {
+                None => word("up", Tone::Good),
+                Some(_) => word("unreachable", Tone::Bad),
+            };
+            table.add_row([
+                word(&router.id, Tone::Plain),
+                state,
+                word(&router.http, Tone::Plain),
+                known(router.connections.map(|n| n.to_string())),
+                known(router.rooms.map(|n| n.to_string())),
+                known(router.slow_clients_total.map(|n| n.to_string())),
+                known(router.links.as_ref().map(|l| l.len().to_string())),
+            ]);
+        }
+        text += &format!("\n{}", output::finish(table, &[3, 4, 5, 6]));
+    }
+    for line in &status.trouble {
+        text += &format!("\n! {line}");
+    }
+    if !status.trouble.is_empty() {
+        text += "\n";
+    }
+    text
+}
+
+fn head(status: &Status) -> String {
+    let mut table = output::table(&[]);
+    let health = match (status.healthy, status.formed) {
+        (true, _) => word("healthy", Tone::Good),
+        (false, true) => word("in trouble, see below", Tone::Bad),
+        (false, false) => word("not formed", Tone::Bad),
+    };
+    let mut row = |name: &str, text: String| {
+        table.add_row([word(name, Tone::Plain), word(text, Tone::Plain)]);
+    };
+    row("cluster", status.cluster.clone());
+    if let Some(p) = &status.placement {
+        let fence = humantime::format_duration(Duration::from_millis(p.fence_after_ms));
+        row("placement", format!("version {} of {}", p.version, p.uid));
+        row(
+            "settings",
+            format!(
+                "{} slots, replication {}, min in sync {}, fence after {fence}",
+                p.slots, p.replication, p.min_in_sync
+            ),
+        );
+        let lost = status.nodes.iter().filter(|n| n.state == NodeState::Lost).count();
+        row("members", format!("{}, {lost} of them lost, {} evicted", p.members, p.evicted));
+        let s = status.slots;
+        row(
+            "slots",
+            format!("{} ok, {} moving, {} under-replicated, {} offline", s.ok, s.moving, s.under_replicated, s.offline),
+        );
+    }
+    table.add_row([word("health", Tone::Plain), health]);
+    output::finish(table, &[])
+}
+
+fn known(text: Option<String>) -> comfy_table::Cell {
+    word(text.unwrap_or_else(|| "-".to_owned()), Tone::Plain)
+}
+
+/// An age for people.
+fn age(ms: u64) -> String {
+    match ms {
+        0..10_000 => format!("{:.1}s", Duration::from_millis(ms).as_secs_f64()),
+        10_000..120_000 => format!("{}s", ms / 1000),
+        _ => format!("{}min", ms / 60_000),
+    }
+}

@@ -1,0 +1,179 @@
+//! The verbs that ask, against an etcd that holds what a cluster would have written.
+#![allow(clippy::unwrap_used)] // A test may.
+
+use std::process::Output;
+
+use etcd_client::Client;
+use prost::Message;
+use roomring_control::embedded_etcd::EmbeddedEtcd;
+use roomring_proto::v1;
+use tokio::process::Command;
+use tokio_util::sync::CancellationToken;
+
+struct Ran {
+    code: Option<i32>,
+    stdout: String,
+    stderr: String,
+}
+
+impl Ran {
+    fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.stdout).unwrap_or_else(|e| panic!("{e} in {:?}, {}", self.stdout, self.stderr))
+    }
+}
+
+async fn roomctl(args: &[&str]) -> Ran {
+    let ran = Command::new(env!("CARGO_BIN_EXE_roomctl")).args(args).env_remove("ROOMRING_ETCD").output();
+    let Output { status, stdout, stderr } = ran.await.unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    Ran { code: status.code(), stdout: text(stdout), stderr: text(stderr) }
+}
+
+/// An etcd in this process.
+async fn etcd() -> (EmbeddedEtcd, Client) {
+    let etcd = EmbeddedEtcd::start("127.0.0.1:0".parse().unwrap(), CancellationToken::new()).await.unwrap();
+    let client = Client::connect([etcd.url()], None).await.unwrap();
+    (etcd, client)
+}
+
+fn member(id: &str, incarnation: u64, active: bool) -> v1::Member {
+    v1::Member {
+        node_id: id.to_owned(),
+        incarnation,
+        home: format!("home of {id}"),
+        // Nothing listens there.
+        grpc_addr: "127.0.0.1:1".to_owned(),
+        weight: 100,
+        active,
+        max_format: 1,
+        ..v1::Member::default()
+    }
+}
+
+async fn register(etcd: &mut Client, member: &v1::Member) {
+    let info = v1::NodeInfo {
+        incarnation: member.incarnation,
+        home: member.home.clone(),
+        grpc_addr: member.grpc_addr.clone(),
+        weight: member.weight,
+        max_format: 1,
+        ..v1::NodeInfo::default()
+    };
+    etcd.put(format!("/roomring/test/nodes/{}", member.node_id), info.encode_to_vec(), None).await.unwrap();
+}
+
+/// Four slots on two members, the last one catching up on the other.
+async fn place(etcd: &mut Client, members: Vec<v1::Member>) {
+    let seat = |member| v1::Seat { member, since: 1 };
+    let slot =
+        |primary, learners| v1::Slot { term: 3, primary: 0, in_sync: vec![seat(primary)], learners, generation: 1 };
+    let placement = v1::Placement {
+        uid: 77,
+        format: 1,
+        version: 9,
+        settings: Some(v1::Settings { slots: 4, replication: 1, min_in_sync: 1, fence_after_ms: 60_000 }),
+        ring: Some(v1::RingParams { vnodes: 128, bound_percent: 125 }),
+        members,
+        slots: vec![slot(0, vec![]), slot(0, vec![]), slot(1, vec![]), slot(1, vec![seat(0)])],
+    };
+    etcd.put("/roomring/test/placement", placement.encode_to_vec(), None).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_etcd_that_is_not_there_is_named_with_advice() {
+    let ran = roomctl(&["status", "--etcd", "http://127.0.0.1:1"]).await;
+    assert_eq!((ran.code, ran.stdout.as_str()), (Some(1), ""));
+    assert!(ran.stderr.contains("http://127.0.0.1:1: ") && ran.stderr.contains("--etcd"), "{}", ran.stderr);
+    assert_eq!(ran.stderr.lines().count(), 1, "{}", ran.stderr);
+}
+
+#[tokio::test]
+async fn a_cluster_that_is_not_formed_is_trouble() {
+    let (etcd, _client) = etcd().await;
+    for verb in [&["status"][..], &["nodes"], &["where", "lobby"]] {
+        let ran = roomctl(&[verb, &["--etcd", &etcd.url()]].concat()).await;
+        assert_eq!(ran.code, Some(1), "{verb:?}");
+        assert!((ran.stdout + &ran.stderr).contains("is not formed yet"), "{verb:?}");
+    }
+}
+
+#[tokio::test]
+async fn status_tells_slots_and_who_does_not_answer() {
+    let (etcd, mut client) = etcd().await;
+    let (a, b) = (member("a", 5, true), member("b", 6, true));
+    register(&mut client, &a).await;
+    register(&mut client, &b).await;
+    place(&mut client, vec![a, b.clone()]).await;
+    let common = ["--etcd", &etcd.url(), "--cluster", "test"];
+    let ran = roomctl(&[&["status", "-o", "json"], &common[..]].concat()).await;
+    let status = ran.json();
+    assert_eq!(ran.code, Some(1), "nobody answers");
+    assert_eq!(status["slots"], serde_json::json!({"ok": 3, "moving": 1, "under_replicated": 0, "offline": 0}));
+    assert_eq!(status["placement"]["version"], 9);
+    assert!(status["nodes"][0]["unreachable"].as_str().unwrap().contains("refused"), "{status}");
+    assert_eq!(status["nodes"][0]["wanted"], 2);
+
+    // b's key goes: half of the slots have nobody.
+    client.delete("/roomring/test/nodes/b", None).await.unwrap();
+    let ran = roomctl(&[&["status"], &common[..]].concat()).await;
+    assert_eq!(ran.code, Some(1));
+    assert!(ran.stdout.contains("2 ok, 0 moving, 0 under-replicated, 2 offline"), "{}", ran.stdout);
+    assert!(ran.stdout.contains("lost"), "{}", ran.stdout);
+    assert!(!ran.stdout.contains('\u{1b}'), "no colours into a pipe");
+    let nodes = roomctl(&[&["nodes", "-o", "json"], &common[..]].concat()).await.json();
+    assert_eq!((&nodes[1]["state"], &nodes[1]["primaries"]), (&"lost".into(), &2.into()));
+}
+
+#[tokio::test]
+async fn where_names_the_primary_of_the_rooms_slot() {
+    let (etcd, mut client) = etcd().await;
+    let (a, b) = (member("a", 5, true), member("b", 6, true));
+    register(&mut client, &a).await;
+    place(&mut client, vec![a, b]).await;
+    let rooms: Vec<String> = (0..40).map(|n| format!("room {n}")).collect();
+    let room_in = |slot: u32| {
+        let in_slot = |room: &&String| roomring_proto::RoomId::new(room).unwrap().slot(4).0 == slot;
+        rooms.iter().find(in_slot).unwrap()
+    };
+    let common = ["--etcd", &etcd.url(), "--cluster", "test"];
+    let ran = roomctl(&[&["where", room_in(1), "-o", "json"], &common[..]].concat()).await;
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    let place = ran.json();
+    assert_eq!((&place["slot"], &place["node"], &place["term"]), (&1.into(), &"a".into(), &3.into()));
+    assert_eq!((&place["state"], &place["in_sync"]), (&"ok".into(), &serde_json::json!(["a"])));
+
+    let ran = roomctl(&[&["where", room_in(3)], &common[..]].concat()).await;
+    assert_eq!(ran.code, Some(1), "its primary is gone");
+    assert!(ran.stdout.contains("offline") && ran.stderr.contains("start it again"), "{}{}", ran.stdout, ran.stderr);
+}
+
+#[tokio::test]
+async fn a_bad_command_line_is_refused_with_its_flag_named() {
+    for (args, named) in [
+        (&["status", "--etcd", "nonsense"][..], "--etcd"),
+        (&["where"], "<ROOM>"),
+        (&["dev", "--routers", "0"], "--routers"),
+        (&["dev", "--http", "127.0.0.1:65535", "--routers", "2"], "--http"),
+    ] {
+        let ran = roomctl(args).await;
+        assert_eq!((ran.code, ran.stdout.as_str()), (Some(2), ""), "{args:?}: {}", ran.stderr);
+        assert!(ran.stderr.contains(named), "{args:?}: {}", ran.stderr);
+        assert_eq!(ran.stderr.lines().count(), 1, "{args:?}: {}", ran.stderr);
+    }
+}
+
+#[tokio::test]
+async fn dev_names_a_port_in_use() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = taken.local_addr().unwrap().to_string();
+    let ran = roomctl(&["dev", "--http", &addr, "--routers", "1"]).await;
+    assert_eq!(ran.code, Some(1));
+    assert!(ran.stderr.starts_with(&format!("roomctl: {addr} is in use; ")), "{}", ran.stderr);
+}
+
+#[tokio::test]
+async fn completions_are_written() {
+    let ran = roomctl(&["completions", "bash"]).await;
+    assert_eq!(ran.code, Some(0));
+    assert!(ran.stdout.contains("roomctl") && ran.stdout.contains("--fence-after"));
+}
