@@ -1,0 +1,64 @@
+# `make demo` for a cluster with a chat page on this machine, `make test` for every check.
+
+TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
+CLIENTS := $(TARGET_DIR)/clients
+CARGO := cargo
+# Flags for `roomctl dev`, e.g. ARGS="--nodes 5 --http 0.0.0.0:8000"
+ARGS :=
+
+# protoc has its standard types from libprotobuf-dev.
+BUILD_PACKAGES := protoc:protobuf-compiler /usr/include/google/protobuf/descriptor.proto:libprotobuf-dev
+TEST_PACKAGES = /usr/bin/etcd:etcd-server node:nodejs npm:npm chromium:chromium \
+	/usr/lib/python3*/ensurepip:python3-venv
+
+.PHONY: help demo test check fmt test-deps build-deps cargo clean
+.DEFAULT_GOAL := help
+
+help: ## Show this
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
+
+demo: build-deps ## Run a whole cluster with a chat page until Ctrl-C (installs protobuf-compiler)
+	$(CARGO) build --locked --bins
+	@$(TARGET_DIR)/debug/roomctl dev $(ARGS)
+
+# cargo's own closing lines come last.
+test: test-deps check ## Run every check and test (also installs etcd-server, nodejs, npm, python3-venv, chromium)
+	$(CARGO) build --locked --workspace --bins
+	$(CARGO) test --locked --workspace --doc
+	$(CARGO) test --locked --workspace --tests --no-fail-fast
+
+check: build-deps ## Check formatting, lints and documentation
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps --document-private-items
+
+fmt: cargo ## Format the code
+	$(CARGO) fmt --all
+
+test-deps: build-deps $(CLIENTS)/js.stamp $(CLIENTS)/python.stamp ## Install what the tests need, SDKs under target/
+
+clean: cargo ## Remove everything that was built
+	$(CARGO) clean
+
+cargo:
+	@command -v $(CARGO) >/dev/null 2>&1 || { \
+		echo "cargo is missing: install Rust as https://rustup.rs says, then open a new shell." >&2; exit 1; }
+
+build-deps: cargo
+	@scripts/need "the build" $(BUILD_PACKAGES)
+
+.PHONY: test-packages
+test-packages: build-deps
+	@scripts/need "the tests" $(foreach pair,$(TEST_PACKAGES),'$(pair)')
+
+$(CLIENTS)/js.stamp: tests/clients/package.json tests/clients/package-lock.json | test-packages
+	mkdir -p $(CLIENTS)
+	cp tests/clients/package.json tests/clients/package-lock.json tests/clients/.npmrc $(CLIENTS)/
+	cd $(CLIENTS) && npm ci
+	touch $@
+
+$(CLIENTS)/python.stamp: tests/clients/requirements.txt | test-packages
+	mkdir -p $(CLIENTS)
+	python3 -m venv $(CLIENTS)/venv
+	$(CLIENTS)/venv/bin/pip install --quiet --disable-pip-version-check -r tests/clients/requirements.txt
+	touch $@
