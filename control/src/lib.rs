@@ -9,6 +9,7 @@ pub mod embedded_etcd;
 mod entries;
 pub mod home;
 pub mod placement;
+pub mod planner;
 pub mod registry;
 pub mod ring;
 pub mod view;

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use roomring_proto::{Generation, Incarnation, NodeId, Seat, SlotId, Term, Version};
+use roomring_proto::{Generation, Incarnation, NodeId, Seat, SlotId, Term};
 
 use super::{Member, Placement, SlotRecord};
 
@@ -304,6 +304,3 @@ impl fmt::Display for Change {
 fn require(holds: bool, problem: &'static str) -> Result<(), &'static str> {
     if holds { Ok(()) } else { Err(problem) }
 }
-
-/// The version of a placement just created.
-pub(crate) const FIRST_VERSION: Version = Version(1);

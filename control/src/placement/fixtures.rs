@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use roomring_proto::{Incarnation, NodeId, Seat, Uid};
 
-use super::change::FIRST_VERSION;
-use super::{FORMAT, Member, Placement, RingParams, Settings, SlotRecord};
+use super::{FIRST_VERSION, FORMAT, Member, Placement, RingParams, Settings, SlotRecord};
 
 /// A process under the name `node-{n}`, in its own directory.
 pub(crate) fn process(n: u64) -> (Incarnation, Member) {

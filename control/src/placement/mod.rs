@@ -19,6 +19,9 @@ use roomring_proto::{Generation, Incarnation, NodeId, PlacementRef, Seat, SlotId
 /// The placement format that this build writes.
 pub const FORMAT: u32 = 1;
 
+/// The version of a placement just formed.
+pub(crate) const FIRST_VERSION: Version = Version(1);
+
 /// What is fixed when a cluster is created.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {

@@ -1,0 +1,170 @@
+//! Ring, placement and what is known of the processes -> the next changes of the placement.
+//!
+//! Pure. The [`crate::coordinator`] feeds a [`History`] with every view, asks [`plan`] what should go into the next write, and
+//! asks again when the view changes or [`next_deadline`] comes. Everything is computed afresh from the view each time: a lost
+//! write costs nothing but another round.
+
+mod form;
+mod history;
+mod process;
+mod slots;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use roomring_proto::{Incarnation, NodeId, Seat, SlotId, Term, Version};
+
+use crate::clock::Time;
+use crate::placement::{Change, Draft, Placement};
+use crate::ring::{Ring, RingNode};
+use crate::view::{ClusterView, Intents};
+
+pub use form::form;
+pub use history::History;
+use process::Processes;
+pub use process::rank;
+
+/// A primary's word that a learner holds everything up to the commit point, and will be waited for until its primary has
+/// applied a placement later than `base`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ReadySeat {
+    /// Where.
+    pub slot: SlotId,
+    /// The learner.
+    pub seat: Seat,
+    /// The primary's term.
+    pub term: Term,
+    /// The placement that the primary had applied when it said so: it counts only in the write that follows this one.
+    pub base: Version,
+}
+
+/// All that a plan depends on.
+#[derive(Debug, Clone, Copy)]
+pub struct Situation<'a> {
+    /// What this process knows of the cluster.
+    pub view: &'a ClusterView,
+    /// What it observed so far, `view` included.
+    pub history: &'a History,
+    /// Now.
+    pub now: Time,
+    /// This process.
+    pub me: Incarnation,
+    /// How long registrations live without being renewed.
+    pub ttl: Duration,
+    /// What primaries said.
+    pub ready: &'a BTreeSet<ReadySeat>,
+    /// Processes that answer heartbeats: a lapsed registration alone does not evict them.
+    pub answering: &'a BTreeSet<Incarnation>,
+}
+
+/// Unbroken contact with etcd that lapsed registrations count after, in multiples of their time to live: an etcd that was away
+/// comes back with leases as old as it left.
+const CONTACT_TTLS: u32 = 2;
+
+/// How long a slot must have stood lost and unchanged before it is recreated: `fence_after`, in which its old primary may
+/// still serve, and a margin for clocks that run at different speeds and for the delay until a view shows what etcd holds.
+pub fn recreate_after(fence_after: Duration) -> Duration {
+    fence_after + fence_after / 10 + Duration::from_millis(100)
+}
+
+/// The changes that should go into the next write, in order: they fit the view's placement. Empty if there is no placement
+/// (then see [`form`]) or this process may not write it.
+pub fn plan(situation: &Situation<'_>) -> Vec<Change> {
+    let Some(base) = situation.view.placement.as_deref() else { return Vec::new() };
+    let processes = Processes::new(situation.view);
+    let Some(own) = processes.entry(situation.me) else { return Vec::new() };
+    let mut plan = Plan { situation, base, draft: base.draft(), changes: Vec::new(), processes };
+
+    if !base.members.get(&situation.me).is_some_and(|m| m.active) {
+        // Only members write, unless none is left; then a newcomer adds itself and nothing else.
+        let anyone = base.members.iter().any(|(i, m)| m.active && plan.processes.is_registered(*i));
+        if !anyone && !own.1.draining {
+            plan.join(own);
+        }
+        return plan.changes;
+    }
+    plan.evict_the_dead();
+    plan.admit();
+    plan.place();
+    plan.forget();
+    plan.changes
+}
+
+/// When time alone will change the plan; `None` if only another view or ready seat can.
+pub fn next_deadline(situation: &Situation<'_>) -> Option<Time> {
+    let placement = situation.view.placement.as_deref()?;
+    let history = situation.history;
+    let processes = Processes::new(situation.view);
+    let lapsed = placement.members.iter().any(|(i, m)| m.active && !processes.is_registered(*i));
+    let evict = lapsed.then(|| history.whole_since().map(|t| t + situation.ttl * CONTACT_TTLS)).flatten();
+
+    let wait = recreate_after(placement.settings.fence_after);
+    let recreate = (0..).zip(&placement.slots).filter_map(|(slot, record)| {
+        let since = record.in_sync.iter().map(|seat| processes.lost_since(placement, history, seat.incarnation));
+        let since = since.chain([history.unchanged_since(SlotId(slot))]).collect::<Option<Vec<Time>>>()?;
+        since.into_iter().max().map(|t| t + wait)
+    });
+    recreate.chain(evict).filter(|t| *t > situation.now).min()
+}
+
+/// Nodes whose keys must still be as the view shows them when `changes` are written: a process that comes back just then
+/// would serve a slot that is recreated elsewhere. The write compares their revisions (absent ones: that they are absent).
+pub fn relied_on(base: &Placement, changes: &[Change]) -> BTreeSet<NodeId> {
+    let recreated = changes.iter().filter_map(|c| match c {
+        Change::Recreate { slot, .. } => base.slot(*slot),
+        _ => None,
+    });
+    let lost = recreated.flat_map(|record| &record.in_sync);
+    lost.filter_map(|seat| base.members.get(&seat.incarnation)).map(|m| m.node.clone()).collect()
+}
+
+/// The changes found so far, and the placement as they make it.
+struct Plan<'a> {
+    situation: &'a Situation<'a>,
+    base: &'a Placement,
+    draft: Draft,
+    changes: Vec<Change>,
+    processes: Processes<'a>,
+}
+
+impl Plan<'_> {
+    /// Takes a change that fits. One that a guard refuses is left for the next write, whose plan is made anew.
+    fn push(&mut self, change: Change) -> bool {
+        let fits = self.draft.apply(&change).is_ok();
+        if fits {
+            self.changes.push(change);
+        }
+        fits
+    }
+
+    fn forget(&mut self) {
+        let placement = self.draft.placement();
+        let seated: BTreeSet<Incarnation> =
+            placement.slots.iter().flat_map(|s| s.seats()).map(|s| s.incarnation).collect();
+        let gone = placement.members.iter().filter(|(i, m)| !m.active && !seated.contains(i));
+        for incarnation in gone.map(|(i, _)| *i).collect::<Vec<_>>() {
+            self.push(Change::Forget { incarnation });
+        }
+    }
+
+    /// The processes that each slot should be on, best first.
+    fn wish(&self) -> Vec<Vec<Incarnation>> {
+        let placement = self.draft.placement();
+        let by_name = self.processes.ring_members(placement, &self.situation.view.intents);
+        let settings = &placement.settings;
+        let nodes = by_name.iter().map(|(name, (_, node))| (name.clone(), node.clone())).collect();
+        let wish =
+            wish(Ring::new(placement.ring, &nodes), &self.situation.view.intents, settings.slots, settings.replication);
+        wish.into_iter().map(|names| names.iter().filter_map(|n| by_name.get(n)).map(|(i, _)| *i).collect()).collect()
+    }
+}
+
+/// A node of the ring and the process that runs under its name.
+type ByName = BTreeMap<NodeId, (Incarnation, RingNode)>;
+
+fn wish(ring: Ring, intents: &Intents, slots: u32, replication: u32) -> Vec<Vec<NodeId>> {
+    ring.wish(slots, &intents.pins, &intents.overrides, replication)
+}
+
+#[cfg(test)]
+mod tests;

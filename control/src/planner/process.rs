@@ -1,0 +1,139 @@
+//! Who is alive, who is dead, and who belongs to the cluster.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use roomring_proto::{Incarnation, NodeId};
+
+use super::{ByName, CONTACT_TTLS, History, Plan};
+use crate::clock::Time;
+use crate::placement::{Change, Member, Placement};
+use crate::ring::RingNode;
+use crate::view::{ClusterView, Intents, NodeEntry};
+
+/// The registered processes, by incarnation.
+pub(super) struct Processes<'a> {
+    registered: BTreeMap<Incarnation, (&'a NodeId, &'a NodeEntry)>,
+    /// The latest process that holds each directory.
+    homes: BTreeMap<&'a str, Incarnation>,
+}
+
+impl<'a> Processes<'a> {
+    pub(super) fn new(view: &'a ClusterView) -> Self {
+        let registered: BTreeMap<_, _> = view.nodes.iter().map(|(id, e)| (e.incarnation, (id, e))).collect();
+        // Ascending, so that the last one wins.
+        let homes = registered.iter().map(|(i, (_, e))| (e.home.as_str(), *i)).collect();
+        Self { registered, homes }
+    }
+
+    pub(super) fn entry(&self, incarnation: Incarnation) -> Option<(&'a NodeId, &'a NodeEntry)> {
+        self.registered.get(&incarnation).copied()
+    }
+
+    pub(super) fn is_registered(&self, incarnation: Incarnation) -> bool {
+        self.registered.contains_key(&incarnation)
+    }
+
+    /// A later process holds the lock on its directory: it can't be running.
+    pub(super) fn is_proved_dead(&self, incarnation: Incarnation, home: &str) -> bool {
+        self.homes.get(home).is_some_and(|latest| *latest > incarnation)
+    }
+
+    /// A process that may be given something: registered and not proved dead.
+    pub(super) fn is_live(&self, incarnation: Incarnation) -> bool {
+        self.entry(incarnation).is_some_and(|(_, e)| !self.is_proved_dead(incarnation, &e.home))
+    }
+
+    /// Since when a listed process is out of the way as far as recreation goes: since its key is absent, or ever if it is
+    /// proved dead. `None` while neither holds.
+    pub(super) fn lost_since(
+        &self,
+        placement: &Placement,
+        history: &History,
+        incarnation: Incarnation,
+    ) -> Option<Time> {
+        let member = placement.members.get(&incarnation)?;
+        if self.is_proved_dead(incarnation, &member.home) {
+            return Some(Time::default());
+        }
+        history.absent_since(incarnation)
+    }
+
+    /// The members that slots may go to, each under its name as its latest process: those told to stop or to be drained are left out.
+    pub(super) fn ring_members(&self, placement: &Placement, intents: &Intents) -> ByName {
+        let members = placement.members.iter().filter(|(i, m)| {
+            m.active && !intents.drained.contains(&m.node) && !self.entry(**i).is_some_and(|(_, e)| e.draining)
+        });
+        let node = |m: &Member| RingNode {
+            zone: m.zone.clone(),
+            weight: intents.weights.get(&m.node).copied().unwrap_or(m.weight),
+        };
+        members.map(|(i, m)| (m.node.clone(), (*i, node(m)))).collect()
+    }
+
+    /// The registered processes that could be members now.
+    pub(super) fn candidates(&self) -> impl Iterator<Item = (&'a NodeId, &'a NodeEntry)> + '_ {
+        self.registered.iter().filter(|(i, (_, e))| !e.draining && self.is_live(**i)).map(|(_, entry)| *entry)
+    }
+}
+
+/// The place of `me` among those who may write the placement now, from 0: who waits `rank` times a moment before writing
+/// seldom collides.
+pub fn rank(view: &ClusterView, me: Incarnation) -> usize {
+    let registered: BTreeSet<Incarnation> = view.nodes.values().map(|n| n.incarnation).collect();
+    let is_member =
+        |i: &Incarnation| view.placement.as_ref().is_some_and(|p| p.members.get(i).is_some_and(|m| m.active));
+    let writers = registered.iter().filter(|i| is_member(i)).count();
+    if is_member(&me) {
+        registered.range(..me).filter(|i| is_member(i)).count()
+    } else {
+        writers + registered.range(..me).filter(|i| !is_member(i)).count()
+    }
+}
+
+impl Plan<'_> {
+    /// Evicts members that are proved dead, or whose registration lapsed while this process was in contact.
+    pub(super) fn evict_the_dead(&mut self) {
+        let s = self.situation;
+        let contact = s.history.whole_since().is_some_and(|since| s.now.since(since) >= s.ttl * CONTACT_TTLS);
+        let members = self.base.members.iter().filter(|(i, m)| m.active && **i != s.me);
+        for (incarnation, member) in members {
+            let lapsed = contact && !self.processes.is_registered(*incarnation) && !s.answering.contains(incarnation);
+            if lapsed || self.processes.is_proved_dead(*incarnation, &member.home) {
+                self.push(Change::Evict { incarnation: *incarnation });
+            }
+        }
+    }
+
+    /// Registered processes become members; what members registered is taken over.
+    pub(super) fn admit(&mut self) {
+        let candidates: Vec<_> = self.processes.candidates().collect();
+        for (id, entry) in candidates {
+            let known = self.draft.placement().members.get(&entry.incarnation);
+            match known.filter(|m| m.active) {
+                Some(known) if *known == member(id, entry) => {}
+                Some(_) => {
+                    self.push(Change::Update { incarnation: entry.incarnation, member: member(id, entry) });
+                }
+                // A process that can't read what we write must not be given anything.
+                None if entry.max_format < self.base.format => {}
+                None => self.join((id, entry)),
+            }
+        }
+    }
+
+    pub(super) fn join(&mut self, (id, entry): (&NodeId, &NodeEntry)) {
+        self.push(Change::Join { incarnation: entry.incarnation, member: member(id, entry) });
+    }
+}
+
+pub(super) fn member(id: &NodeId, entry: &NodeEntry) -> Member {
+    Member {
+        node: id.clone(),
+        home: entry.home.clone(),
+        grpc_addr: entry.grpc_addr.clone(),
+        zone: entry.zone.clone(),
+        weight: entry.weight,
+        active: true,
+        max_format: entry.max_format,
+    }
+}

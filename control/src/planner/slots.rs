@@ -1,0 +1,142 @@
+//! What each slot needs to come to where the ring wants it.
+
+use std::collections::BTreeMap;
+
+use roomring_proto::{Incarnation, Seat, SlotId};
+
+use super::{Plan, recreate_after};
+use crate::placement::{Change, SlotRecord};
+
+/// Most seats that a process receives, and most that one sends, at a time. Bounds the memory and bandwidth of snapshots in
+/// flight, and what is left half done when plans change; large enough that a join takes a handful of rounds.
+const CATCH_UPS: usize = 128;
+
+/// Running catch-ups by process.
+#[derive(Default)]
+struct CatchUps {
+    receiving: BTreeMap<Incarnation, usize>,
+    sending: BTreeMap<Incarnation, usize>,
+}
+
+impl CatchUps {
+    fn fits(&self, from: Incarnation, to: Incarnation) -> bool {
+        let below = |running: &BTreeMap<_, _>, i| running.get(&i).is_none_or(|n| *n < CATCH_UPS);
+        below(&self.sending, from) && below(&self.receiving, to)
+    }
+
+    fn add(&mut self, from: Incarnation, to: Incarnation) {
+        *self.sending.entry(from).or_default() += 1;
+        *self.receiving.entry(to).or_default() += 1;
+    }
+}
+
+impl Plan<'_> {
+    /// Brings every slot one step nearer to the ring's wish.
+    pub(super) fn place(&mut self) {
+        let wish = self.wish();
+        let numbers = || (0..).map(SlotId).zip(&wish);
+        for (slot, wanted) in numbers() {
+            self.recreate_if_lost(slot, wanted);
+        }
+        // What ends catch-ups comes before what begins them.
+        for (slot, wanted) in numbers().filter(|(_, wanted)| !wanted.is_empty()) {
+            self.take_in_ready(slot, wanted);
+            self.switch(slot, wanted);
+            self.remove_unwanted(slot, wanted);
+        }
+        let mut running = self.catch_ups();
+        for (slot, wanted) in numbers() {
+            self.add_learners(slot, wanted, &mut running);
+        }
+    }
+
+    /// A slot whose in-sync processes are all out of the way for long enough starts empty on the best live node.
+    fn recreate_if_lost(&mut self, slot: SlotId, wanted: &[Incarnation]) {
+        let s = self.situation;
+        let (Some(base), Some(record)) = (self.base.slot(slot), self.draft.placement().slot(slot)) else { return };
+        if (base.term, &base.in_sync) != (record.term, &record.in_sync) {
+            return; // It changes in this very write.
+        }
+        let wait = recreate_after(self.base.settings.fence_after);
+        let long_ago = |since| s.now.since(since) >= wait;
+        let unchanged = s.history.unchanged_since(slot).is_some_and(long_ago);
+        let lost =
+            |seat: &Seat| self.processes.lost_since(self.base, s.history, seat.incarnation).is_some_and(long_ago);
+        if unchanged && record.in_sync.iter().all(lost) {
+            let term = record.term;
+            if let Some(on) = wanted.iter().copied().find(|i| self.processes.is_live(*i)) {
+                self.push(Change::Recreate { slot, term, on });
+            }
+        }
+    }
+
+    fn take_in_ready(&mut self, slot: SlotId, wanted: &[Incarnation]) {
+        let Some(record) = self.draft.placement().slot(slot) else { return };
+        let ready = record.learners.iter().copied().filter(|seat| {
+            let said = |r: &&super::ReadySeat| (r.seat, r.term, r.base) == (*seat, record.term, self.base.version);
+            wanted.contains(&seat.incarnation)
+                && self.processes.is_live(seat.incarnation)
+                && self.said_of(slot).any(|r| said(&r))
+        });
+        let term = record.term;
+        for seat in ready.collect::<Vec<_>>() {
+            self.push(Change::IntoSync { slot, seat, term });
+        }
+    }
+
+    fn said_of(&self, slot: SlotId) -> impl Iterator<Item = &super::ReadySeat> {
+        let from = super::ReadySeat { slot, seat: FIRST_SEAT, term: Default::default(), base: Default::default() };
+        self.situation.ready.range(from..).take_while(move |r| r.slot == slot)
+    }
+
+    /// The ring's first choice becomes primary as soon as it is in sync.
+    fn switch(&mut self, slot: SlotId, wanted: &[Incarnation]) {
+        let Some(record) = self.draft.placement().slot(slot) else { return };
+        let first = wanted.first().and_then(|i| record.in_sync.iter().find(|s| s.incarnation == *i)).copied();
+        if let Some(to) = first.filter(|to| *to != record.primary && self.processes.is_live(to.incarnation)) {
+            self.push(Change::Switch { slot, to });
+        }
+    }
+
+    /// Learners that the ring does not want go at once, in-sync seats when all that it wants are in sync.
+    fn remove_unwanted(&mut self, slot: SlotId, wanted: &[Incarnation]) {
+        let Some(record) = self.draft.placement().slot(slot) else { return };
+        let enough = wanted.iter().all(|i| record.in_sync.iter().any(|s| s.incarnation == *i));
+        let unwanted = |s: &Seat| !wanted.contains(&s.incarnation) && *s != record.primary;
+        let in_sync = record.in_sync.iter().filter(|_| enough);
+        let remove: Vec<Seat> = in_sync.chain(&record.learners).copied().filter(unwanted).collect();
+        for seat in remove {
+            self.push(Change::RemoveSeat { slot, seat });
+        }
+    }
+
+    fn add_learners(&mut self, slot: SlotId, wanted: &[Incarnation], running: &mut CatchUps) {
+        let Some(record) = self.draft.placement().slot(slot) else { return };
+        let from = record.primary.incarnation;
+        if !self.processes.is_live(from) {
+            return; // Nobody to catch up from.
+        }
+        let missing: Vec<Incarnation> = wanted.iter().copied().filter(|i| record.seat_of(*i).is_none()).collect();
+        for to in missing {
+            let start = self.processes.is_live(to) && running.fits(from, to);
+            if start && self.push(Change::AddLearner { slot, incarnation: to }) {
+                running.add(from, to);
+            }
+        }
+    }
+
+    /// Catch-ups that can run: from a primary that is there.
+    fn catch_ups(&self) -> CatchUps {
+        let mut running = CatchUps::default();
+        let live = |record: &&SlotRecord| self.processes.is_live(record.primary.incarnation);
+        for record in self.draft.placement().slots.iter().filter(live) {
+            for learner in &record.learners {
+                running.add(record.primary.incarnation, learner.incarnation);
+            }
+        }
+        running
+    }
+}
+
+/// Before every seat in their order.
+const FIRST_SEAT: Seat = Seat { incarnation: Incarnation(0), since: roomring_proto::Version(0) };
