@@ -16,7 +16,7 @@ pub(crate) struct Follower {
     view: watch::Receiver<ClusterView>,
     /// The history that this life belongs to: that of the first placement seen.
     uid: Option<Uid>,
-    /// Told once the workers have a placement of which this process is a member.
+    /// Told once the workers have a placement of which this process is a member, and may serve.
     joined: Option<oneshot::Sender<()>>,
 }
 
@@ -42,7 +42,11 @@ impl Follower {
                     return;
                 }
                 let member = placement.members.get(&self.shell.incarnation).is_some_and(|m| m.active);
-                if member && let Some(joined) = self.joined.take() {
+                // Without contact its slots serve nothing yet.
+                if member
+                    && contact.is_some()
+                    && let Some(joined) = self.joined.take()
+                {
                     // Nobody waits for it when the node stops first.
                     let _ = joined.send(());
                 }

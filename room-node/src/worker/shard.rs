@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use roomring_control::clock::Time;
 use roomring_control::placement::{Placement, SlotRecord};
-use roomring_proto::{Incarnation, PlacementRef, Seat, SlotId, v1};
+use roomring_proto::v1::node_message::Kind as NodeKind;
+use roomring_proto::{Incarnation, PlacementRef, Seat, SlotId, Term, Uid, Version, v1};
 
 use crate::room::RoomLimits;
 use crate::slot::{self, Env, Input, LinkId, Output, Retention, Slot};
@@ -137,12 +138,8 @@ impl Shard {
             Event::Router { link, slot, message } => {
                 if self.slots.contains_key(&slot) {
                     self.feed(at, slot, Input::Router { link, message }, out);
-                } else if !matches!(message, v1::router_message::Kind::Detach(_)) {
-                    let output = self.not_primary(link, slot);
-                    // A batch may hold many messages for one slot: one answer covers them.
-                    if out.last() != Some(&output) {
-                        out.push(output);
-                    }
+                } else {
+                    self.turn_away(link, slot, &message, out);
                 }
             }
         }
@@ -292,10 +289,34 @@ impl Shard {
         self.placement.as_ref().map(|p| p.reference())
     }
 
+    /// The highest term known of `slot`.
+    fn term(&self, slot: SlotId) -> Term {
+        self.placement.as_ref().and_then(|p| p.slot(slot)).map_or(Term(0), |r| r.term)
+    }
+
     fn not_primary(&self, link: LinkId, slot: SlotId) -> Output {
-        let term = self.placement.as_ref().and_then(|p| p.slot(slot)).map_or(0, |r| r.term.0);
-        let refusal = v1::NotPrimary { slot: slot.0, term, placement: self.reference().map(Into::into) };
-        Output::Router { link, message: v1::NodeMessage { kind: Some(v1::node_message::Kind::NotPrimary(refusal)) } }
+        let placement = self.reference().map(Into::into);
+        let refusal = v1::NotPrimary { slot: slot.0, term: self.term(slot).0, placement };
+        Output::Router { link, message: v1::NodeMessage { kind: Some(NodeKind::NotPrimary(refusal)) } }
+    }
+
+    /// Refuses a router's message about a slot that is not held here.
+    fn turn_away(&self, link: LinkId, slot: SlotId, message: &v1::router_message::Kind, out: &mut Vec<Output>) {
+        let none = PlacementRef { uid: Uid(0), version: Version(0) };
+        let mut refusals = Vec::new();
+        slot::refuse(link, slot, self.term(slot), self.reference().unwrap_or(none), message, &mut refusals);
+        for mut refusal in refusals {
+            if let Output::Router { message: v1::NodeMessage { kind: Some(NodeKind::NotPrimary(told)) }, .. } =
+                &mut refusal
+                && self.placement.is_none()
+            {
+                told.placement = None;
+            }
+            // A batch may hold many messages for one slot: one answer covers them.
+            if out.last() != Some(&refusal) {
+                out.push(refusal);
+            }
+        }
     }
 
     /// The answer to a primary that thinks we hold a seat; none to what is an answer itself.

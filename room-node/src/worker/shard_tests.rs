@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 
 use roomring_control::placement::{RingParams, Settings};
 use roomring_proto::v1::router_message::Kind;
-use roomring_proto::{Generation, RoomId, Term, Uid, Version, v1::node_message};
+use roomring_proto::{Generation, RoomId, v1::node_message};
 
 use super::*;
 
@@ -117,20 +117,34 @@ fn slots_come_and_go_with_the_placement() {
 }
 
 #[test]
-fn one_refusal_covers_a_batch_and_a_detach_needs_none() {
+fn what_is_for_others_is_turned_away() {
     let mut h = Harness::new();
     h.adopt(placement(3, [(OTHER, 3), (OTHER, 3)]));
-    let mut out = Vec::new();
-    let at = Moment { now: h.now, wall_ms: 1 };
-    for message in [Kind::Publish(v1::Publish::default()), Kind::History(v1::HistoryRequest::default())] {
-        h.shard.handle(at, Event::Router { link: LINK, slot: SlotId(0), message }, &mut out);
-    }
-    let message = Kind::Detach(v1::Detach::default());
-    h.shard.handle(at, Event::Router { link: LINK, slot: SlotId(0), message }, &mut out);
-    assert_eq!(out.len(), 1);
+    let mut say = |slot: u32, message| h.handle(Event::Router { link: LINK, slot: SlotId(slot), message });
+    // A publish is answered by its number: it was not taken.
+    let out = say(0, Kind::Publish(v1::Publish { slot: 0, number: 8, ..Default::default() }));
+    let refused = out.iter().find_map(|o| match o {
+        Output::Router { message: v1::NodeMessage { kind: Some(NodeKind::Published(p)) }, .. } => Some(p),
+        _ => None,
+    });
+    let refused = refused.expect("an answer");
+    assert_eq!((refused.number, refused.refused.as_ref().unwrap().reason()), (8, v1::refusal::Reason::NotPrimary));
+    assert!(out.iter().any(|o| not_primary(o).is_some()));
+    // Nobody waits for an answer to these.
+    assert!(say(0, Kind::Detach(v1::Detach::default())).is_empty());
     // A slot number past the end is nobody's.
-    let message = Kind::Publish(v1::Publish::default());
-    assert!(not_primary(&h.handle(Event::Router { link: LINK, slot: SlotId(99), message })[0]).is_some());
+    assert!(not_primary(&say(99, Kind::History(v1::HistoryRequest::default()))[0]).is_some());
+
+    let mut out = Vec::new();
+    for _ in 0..3 {
+        let message = Kind::History(v1::HistoryRequest::default());
+        h.shard.handle(
+            Moment { now: h.now, wall_ms: 1 },
+            Event::Router { link: LINK, slot: SlotId(0), message },
+            &mut out,
+        );
+    }
+    assert_eq!(out.len(), 1, "one answer covers a batch");
 }
 
 #[test]
