@@ -5,9 +5,13 @@
 
 mod backend;
 mod config;
+mod grpc;
 pub mod http;
 pub mod hub;
+mod run;
 pub mod session;
 
 pub use backend::{Backend, Refused, Whereabouts};
 pub use config::{Config, Flags};
+pub use grpc::ServerError;
+pub use run::{Error, Ready, run};

@@ -1,0 +1,219 @@
+//! A router's life: from its settings to its end.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use roomring_control::registry::{
+    ConnectError, EtcdConfig, RegisterError, Registration, Registry, RouterSpec, Superseded,
+};
+use roomring_proto::NodeId;
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Config;
+use crate::grpc::{self, AdminService, ServerError};
+use crate::http::{self, App, Readiness};
+use crate::hub::{Hub, HubConfig};
+use crate::session::Limits;
+
+/// The router serves. Displays as the line that says so.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ready {
+    /// The router's name.
+    pub id: NodeId,
+    /// Where clients connect.
+    pub http: SocketAddr,
+    /// Where roomctl connects.
+    pub grpc: SocketAddr,
+}
+
+impl fmt::Display for Ready {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ready id={} http={} grpc={}", self.id, self.http, self.grpc)
+    }
+}
+
+/// Why a router ended although nobody told it to.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// An address can't be listened on.
+    #[error("{field}: {address}: {source}")]
+    Bind {
+        /// The setting.
+        field: &'static str,
+        /// As configured.
+        address: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The gRPC server failed.
+    #[error(transparent)]
+    Grpc(#[from] ServerError),
+    /// There is no registry.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// The name can't be had.
+    #[error(transparent)]
+    Register(#[from] RegisterError),
+    /// The name was lost.
+    #[error(transparent)]
+    Superseded(#[from] Superseded),
+    /// A part of the router failed; the log says how.
+    #[error("{0} ended unexpectedly")]
+    Ended(&'static str),
+}
+
+/// Runs a router until `stop` is cancelled, and then at most `config.stop_grace` longer. `ready` is told once it serves.
+///
+/// # Errors
+/// Why it ended by itself.
+pub async fn run(config: Config, stop: CancellationToken, ready: oneshot::Sender<Ready>) -> Result<(), Error> {
+    let http = bind("http", &config.http).await?;
+    let grpc = bind("grpc", &config.grpc).await?;
+    let bound =
+        Ready { id: config.id.clone(), http: address(&http, &config.http)?, grpc: address(&grpc, &config.grpc)? };
+
+    let app = Arc::new(App::new(
+        limits(&config),
+        usize::try_from(config.max_message_bytes.0).unwrap_or(usize::MAX),
+        config.handshake_timeout.0,
+        config.page,
+    ));
+    // Ends with `app.stop`.
+    let server = tokio::spawn(http::serve(http, app.clone()));
+    let admin = AdminService::new(config.id.clone(), app.clone());
+    let grpc_stop = CancellationToken::new();
+    let (health, grpc) = grpc::server(grpc, admin.clone(), grpc_stop.clone());
+    let mut grpc = tokio::spawn(grpc);
+
+    let mut parts = Parts::default();
+    let lived = tokio::select! {
+        lived = live(&config, &bound, &app, &admin, &mut parts, || health.serve(), ready) => lived,
+        served = &mut grpc => served.unwrap_or(Ok(())).map_err(Error::from).and(Err(Error::Ended("the gRPC server"))),
+        () = stop.cancelled() => Ok(()),
+    };
+
+    app.set_readiness(Readiness::Stopping);
+    let by = Instant::now() + config.stop_grace.0;
+    let stopping = async {
+        health.stop().await;
+        app.stop.cancel();
+        app.tasks.close();
+        app.tasks.wait().await;
+        parts.stop().await;
+        grpc_stop.cancel();
+    };
+    if timeout_at(by, stopping).await.is_err() {
+        tracing::warn!(connections = app.connections(), tasks = app.tasks.len(), "not everything ended in time");
+    }
+    grpc_stop.cancel();
+    // Long-lived calls, such as a watched health check, need not end by themselves.
+    grpc.abort();
+    server.abort();
+    lived
+}
+
+/// What is to be stopped in its turn.
+#[derive(Default)]
+struct Parts {
+    registry: Option<Registry>,
+    registration: Option<Registration>,
+    hub: Option<Hub>,
+}
+
+impl Parts {
+    async fn stop(self) {
+        if let Some(hub) = self.hub {
+            hub.stop().await;
+        }
+        if let Some(registration) = self.registration
+            && let Err(e) = registration.revoke().await
+        {
+            tracing::warn!(error = %e, "the registration is left to expire");
+        }
+        if let Some(registry) = self.registry {
+            registry.stop().await;
+        }
+    }
+}
+
+/// Brings the router up and returns when a part of it has failed.
+async fn live<F: Future<Output = ()>>(
+    config: &Config,
+    bound: &Ready,
+    app: &App<Hub>,
+    admin: &AdminService,
+    parts: &mut Parts,
+    serving: impl Fn() -> F,
+    ready: oneshot::Sender<Ready>,
+) -> Result<(), Error> {
+    let etcd = EtcdConfig { urls: config.etcd.clone(), cluster: config.cluster.clone(), lease_ttl: config.lease_ttl.0 };
+    let registry = parts.registry.insert(Registry::connect(etcd, CancellationToken::new()).await?);
+
+    app.set_readiness(Readiness::Starting("waiting to be registered"));
+    let spec = RouterSpec {
+        id: config.id.clone(),
+        grpc_addr: config.advertise.clone().unwrap_or_else(|| bound.grpc.to_string()),
+        http_addr: bound.http.to_string(),
+    };
+    let registration = parts.registration.insert(registry.register_router(spec).await?);
+    tracing::info!(id = %config.id, incarnation = %registration.incarnation(), "registered");
+
+    app.set_readiness(Readiness::Starting("waiting for a placement"));
+    let hub = parts.hub.insert(Hub::start(
+        HubConfig {
+            cluster: config.cluster.clone(),
+            router_id: config.id.clone(),
+            incarnation: registration.incarnation(),
+            publish_deadline: config.publish_deadline.0,
+            workers: None,
+        },
+        registry,
+        &CancellationToken::new(),
+    ));
+    admin.started(registry.view(), registration.state(), hub.clone());
+
+    let mut view = registry.view();
+    if view.wait_for(|view| view.placement.is_some()).await.is_err() {
+        return Err(Error::Ended("the registry"));
+    }
+    app.set_backend(Arc::new(hub.clone()));
+    app.set_readiness(Readiness::Ready);
+    serving().await;
+    tracing::info!(http = %bound.http, grpc = %bound.grpc, "serving");
+    // Whoever started us may not want to know.
+    let _ = ready.send(bound.clone());
+
+    tokio::select! {
+        superseded = registration.superseded() => Err(superseded.into()),
+        () = hub.stopped() => Err(Error::Ended("the hub")),
+    }
+}
+
+fn limits(config: &Config) -> Limits {
+    Limits {
+        ping: config.ping.0,
+        pong_timeout: config.pong_timeout.0,
+        connect_timeout: config.connect_timeout.0,
+        queue_bytes: usize::try_from(config.client_queue_bytes.0).unwrap_or(usize::MAX),
+        rooms: usize::try_from(config.rooms_per_connection).unwrap_or(usize::MAX),
+        publish_without_join: config.publish_without_join,
+    }
+}
+
+async fn bind(field: &'static str, address: &str) -> Result<TcpListener, Error> {
+    /// Names are resolved by the system, which may wait for servers that are not there.
+    const RESOLVE: Duration = Duration::from_secs(10);
+    let bound = tokio::time::timeout(RESOLVE, http::bind(address)).await;
+    let bound = bound.unwrap_or_else(|_| Err(std::io::Error::from(std::io::ErrorKind::TimedOut)));
+    bound.map_err(|source| Error::Bind { field, address: address.to_owned(), source })
+}
+
+fn address(listener: &TcpListener, configured: &str) -> Result<SocketAddr, Error> {
+    let failed = |source| Error::Bind { field: "address", address: configured.to_owned(), source };
+    listener.local_addr().map_err(failed)
+}
