@@ -116,7 +116,7 @@ mod tests {
         let (id, ttl) = leases.grant(0, 10, at(0)).unwrap();
         assert_eq!((ttl, leases.next_deadline()), (Duration::from_secs(10), Some(at(10))));
         assert_eq!(leases.keep_alive(id, at(9)), Some(ttl));
-        assert_eq!(leases.ended(at(18)), []);
+        assert_eq!(leases.ended(at(18)), [0i64; 0]);
         assert_eq!(leases.ended(at(19)), [id]);
         assert_eq!(leases.keep_alive(id, at(19)), None);
         assert_eq!(leases.status(id, at(19)), None);

@@ -326,7 +326,7 @@ mod tests {
         write.put(b"b".to_vec(), vec![], id);
         write.commit();
         put(&mut store, "b", "no lease any more");
-        store.expire(now + ttl - std::time::Duration::from_millis(1));
+        store.expire(now + (ttl - std::time::Duration::from_millis(1)));
         assert_eq!(all(&store, 0).len(), 2);
         let before = store.revision();
         store.expire(now + ttl);

@@ -3,6 +3,10 @@
 //! [`State::load`] takes everything at once, [`State::apply`] what changed afterwards, in order, and [`State::check`] what
 //! a linearizable read says of the keys' revisions, so that a watch that has quietly stopped is noticed.
 
+mod input;
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,80 +18,7 @@ use crate::clock::Time;
 use crate::placement::Placement;
 use crate::view::{ClusterView, Intents, NodeEntry, RouterEntry};
 
-/// A key as etcd has it.
-#[derive(Debug, Clone)]
-pub(super) struct KeyValue {
-    pub(super) key: String,
-    pub(super) value: Vec<u8>,
-    pub(super) mod_revision: i64,
-}
-
-/// One change of a key.
-#[derive(Debug, Clone)]
-pub(super) enum Event {
-    Put(KeyValue),
-    Delete { key: String, mod_revision: i64 },
-}
-
-/// Everything under the cluster's prefix, by one linearizable read.
-#[derive(Debug)]
-pub(super) struct Load {
-    pub(super) values: Vec<KeyValue>,
-    pub(super) revision: i64,
-    /// What was known when the read was sent.
-    pub(super) before: Before,
-    pub(super) received: Time,
-}
-
-/// What was known when a read was sent: a later answer may not be older than this.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Before {
-    placement: Option<PlacementRef>,
-    placement_revision: i64,
-    revision: i64,
-}
-
-/// The revisions of everything under the cluster's prefix, by one linearizable read without the values.
-#[derive(Debug)]
-pub(super) struct Check {
-    pub(super) keys: Vec<KeyRevision>,
-    pub(super) revision: i64,
-    pub(super) before: Before,
-    pub(super) sent: Time,
-    pub(super) received: Time,
-}
-
-#[derive(Debug, Clone)]
-pub(super) struct KeyRevision {
-    pub(super) key: String,
-    pub(super) mod_revision: i64,
-    pub(super) lease: i64,
-}
-
-/// What a check found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Finding {
-    /// The view shows what etcd has.
-    InSync,
-    /// The watch has not delivered everything yet.
-    Behind,
-    /// What etcd has contradicts what was seen: load everything again.
-    Contradiction,
-}
-
-/// A value that was skipped.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct BadValue {
-    pub(super) key: String,
-    pub(super) reason: String,
-}
-
-/// The key this process registered, and the lease it hangs on.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct OwnKey {
-    pub(super) key: String,
-    pub(super) lease: i64,
-}
+pub(super) use input::{BadValue, Before, Check, Event, Finding, KeyRevision, KeyValue, Load, OwnKey};
 
 /// A read that returned the own key; it counts as contact once the view has reached the placement it saw.
 #[derive(Debug)]
@@ -239,15 +170,15 @@ impl State {
 
     /// Compares the view with the keys' revisions.
     pub(super) fn check(&mut self, check: &Check) -> Finding {
-        // A linearizable read never returns an older revision than an earlier one, unless etcd lost data.
-        if check.revision < check.before.revision {
+        let placement_key = self.keys.placement();
+        let placement_revision = check.keys.iter().find(|k| k.key == placement_key).map_or(0, |k| k.mod_revision);
+        // A linearizable read never returns anything older than what was known when it was sent, unless etcd lost data.
+        if check.revision < check.before.revision || placement_revision < check.before.placement_revision {
             return Finding::Contradiction;
         }
         self.highest = self.highest.max(check.revision);
         let finding = self.compare(check);
-        let placement_key = self.keys.placement();
-        let placement_revision = check.keys.iter().find(|k| k.key == placement_key).map_or(0, |k| k.mod_revision);
-        if self.owns(check) && self.pending.is_none() {
+        if finding != Finding::Contradiction && self.owns(check) && self.pending.is_none() {
             self.pending = Some(Pending { sent: check.sent, placement_revision });
         }
         if finding == Finding::InSync {
