@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::process::Process;
+use crate::process::{Process, binary_dir};
 
 /// An answer or an event, SDK's own time-outs and back-offs included.
 const EVENT: Duration = Duration::from_secs(60);
@@ -105,10 +105,7 @@ impl Sdk {
     }
 }
 
-/// Where `make test-deps` put the SDKs: `ROOMRING_TEST_CLIENTS`, or `clients` in the workspace's target directory.
+/// Where `make test-deps` put the SDKs: `ROOMRING_TEST_CLIENTS`, or `clients` in cargo's target directory.
 fn installed() -> PathBuf {
-    if let Some(dir) = std::env::var_os("ROOMRING_TEST_CLIENTS") {
-        return dir.into();
-    }
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/clients")
+    std::env::var_os("ROOMRING_TEST_CLIENTS").map_or_else(|| binary_dir().join("../clients"), PathBuf::from)
 }

@@ -35,7 +35,7 @@ async fn a_wrong_flag_is_named() {
     flags("roomring-node", &["--id", "x", "--replication", "9"], "replication").await;
     flags("roomring-node", &["--id", "x", "--history-bytes", "1 elephant"], "history-bytes").await;
     flags("roomring-router", &["--id", "x", "--http", "nowhere"], "http").await;
-    flags("roomring-router", &["--id", "x", "--rooms-per-connection", "-1"], "rooms-per-connection").await;
+    flags("roomring-router", &["--id", "x", "--rooms-per-connection=-1"], "rooms-per-connection").await;
     flags("roomring-router", &["--id", "x", "--page", "maybe"], "page").await;
 }
 
