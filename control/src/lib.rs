@@ -4,6 +4,7 @@
 //! ([`registry`], [`coordinator`]) talk to etcd and follow what it says. What a slot holds is no concern of this crate.
 
 pub mod clock;
+pub mod coordinator;
 pub mod daemon;
 pub mod embedded_etcd;
 mod entries;

@@ -181,6 +181,8 @@ impl State {
         if finding != Finding::Contradiction && self.owns(check) && self.pending.is_none() {
             self.pending = Some(Pending { sent: check.sent, placement_revision });
         }
+        // First: a process that was stopped for a while comes here before anybody looks at the clock.
+        self.tick(check.received);
         if finding == Finding::InSync {
             self.synced = Some(check.received);
             self.view.unbroken_since = self.view.unbroken_since.or(Some(check.received));

@@ -1,0 +1,318 @@
+//! The task by which a node changes the placement: plan, propose, and again whenever something is new.
+//!
+//! Every node runs one and they all plan alike, so there is no leader to lose. Each waits its rank's turn before it writes;
+//! whoever writes first wins, by compare-and-swap, and the others plan anew on what was written. What to write is the
+//! [`planner`]'s business, whether it may be written the [`registry`](crate::registry)'s and etcd's.
+
+mod account;
+mod ready;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use roomring_proto::{Incarnation, NodeId, Uid};
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+
+use crate::clock::Time;
+use crate::placement::{Change, RingParams, Settings};
+use crate::planner::{self, History, ReadySeat, Situation};
+use crate::registry::{Proposal, Proposed, Registry};
+use crate::view::ClusterView;
+use ready::ReadySeats;
+
+/// Before a write, so that what happens together goes into one: many slots become ready in the same moment.
+const BATCH: Duration = Duration::from_millis(5);
+
+/// Between the turns of two ranks: a write of the one before is seen by then.
+const RANK: Duration = Duration::from_millis(50);
+
+/// Before a cluster is formed: nodes that are started together should all be in its first placement.
+const FORMATION: Duration = Duration::from_millis(500);
+
+/// Without contact with etcd for so long nothing is planned: the view may be far behind.
+const CONTACT: Duration = Duration::from_secs(2);
+
+/// Between attempts while there is no contact, or after a write of unknown outcome.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// Longest time between attempts that keep losing although nothing new is seen: somebody wrote what this release can't read.
+const LOSING: Duration = Duration::from_secs(5);
+
+/// Ready seats under way to the coordinator: a node's share of a common cluster. Whoever finds it full says it again later.
+const READY_QUEUE: usize = 1024;
+
+/// What a coordinator is told at its start.
+#[derive(Debug, Clone)]
+pub struct CoordinatorConfig {
+    /// For a cluster that does not exist yet.
+    pub settings: Settings,
+    /// How long registrations live without being renewed.
+    pub lease_ttl: Duration,
+}
+
+/// One node's part in changing the placement.
+#[derive(Debug)]
+pub struct Coordinator {
+    registry: Registry,
+    me: Incarnation,
+    config: CoordinatorConfig,
+    views: watch::Receiver<ClusterView>,
+    /// Slots of this node hold the other end.
+    ready: mpsc::Receiver<ReadySeat>,
+    /// The node's connections to its peers hold the other end.
+    answering: watch::Receiver<BTreeSet<Incarnation>>,
+    answer: BTreeSet<Incarnation>,
+    seats: ReadySeats,
+    history: History,
+    /// The view last planned on.
+    view: ClusterView,
+    /// When to write, if there is something to write.
+    due: Option<Instant>,
+    /// When time alone will bring something to write.
+    deadline: Option<Instant>,
+    /// Writes lost in a row without any news.
+    lost: u32,
+}
+
+/// What the rest of a node tells its coordinator. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct CoordinatorHandle {
+    ready: mpsc::Sender<ReadySeat>,
+    answering: watch::Sender<BTreeSet<Incarnation>>,
+}
+
+impl CoordinatorHandle {
+    /// Where slots say that a learner may go in sync. Bounded: a slot that finds it full says so again later.
+    pub fn ready(&self) -> &mpsc::Sender<ReadySeat> {
+        &self.ready
+    }
+
+    /// The processes that answer heartbeats now: a lapsed registration alone does not evict them.
+    pub fn set_answering(&self, processes: BTreeSet<Incarnation>) {
+        self.answering.send_if_modified(|known| std::mem::replace(known, processes) != *known);
+    }
+}
+
+impl Coordinator {
+    /// A coordinator for the process `me`, which is registered. It is for one history of the placement: with a new uid comes
+    /// a new incarnation, and another coordinator.
+    pub fn new(registry: Registry, me: Incarnation, config: CoordinatorConfig) -> (Self, CoordinatorHandle) {
+        let (ready_to, ready) = mpsc::channel(READY_QUEUE);
+        let (answering_to, answering) = watch::channel(BTreeSet::new());
+        let coordinator = Self {
+            views: registry.view(),
+            registry,
+            me,
+            config,
+            ready,
+            answering,
+            answer: BTreeSet::new(),
+            seats: ReadySeats::default(),
+            history: History::default(),
+            view: ClusterView::default(),
+            due: None,
+            deadline: None,
+            lost: 0,
+        };
+        (coordinator, CoordinatorHandle { ready: ready_to, answering: answering_to })
+    }
+
+    /// Runs until dropped. Dropping it in the middle of a write leaves that write's outcome to etcd.
+    pub async fn run(mut self) {
+        self.views.mark_changed();
+        loop {
+            tokio::select! {
+                Ok(()) = self.views.changed() => self.on_view(),
+                Some(seat) = self.ready.recv() => self.on_ready(seat),
+                Ok(()) = self.answering.changed() => {
+                    self.answer = self.answering.borrow_and_update().clone();
+                    self.schedule(self.turn());
+                }
+                () = at(self.due) => self.on_due().await,
+                () = at(self.deadline) => {
+                    self.deadline = None;
+                    self.schedule(self.turn());
+                }
+            }
+        }
+    }
+
+    fn on_view(&mut self) {
+        let view = self.views.borrow_and_update().clone();
+        if same(&view, &self.view) {
+            // Contact alone.
+            self.view = view;
+            return;
+        }
+        let written = view.placement_revision != self.view.placement_revision;
+        self.history.observe(&view, Time::now());
+        self.view = view;
+        self.lost = 0;
+        if written {
+            // Whoever wrote planned on the same view: after it everybody's turn begins again.
+            self.due = None;
+        }
+        self.seats.outdated_by(self.view.placement.as_deref());
+        self.schedule(self.turn());
+        self.plan_deadline();
+    }
+
+    fn on_ready(&mut self, seat: ReadySeat) {
+        self.seats.add(seat);
+        // Nobody else can propose it, so there is no turn to wait for.
+        self.schedule(BATCH);
+    }
+
+    async fn on_due(&mut self) {
+        self.due = None;
+        if self.views.has_changed().unwrap_or(false) {
+            self.on_view();
+            if self.due.is_some() {
+                // Something new: its turn is yet to come.
+                return;
+            }
+        }
+        while let Ok(seat) = self.ready.try_recv() {
+            self.seats.add(seat);
+        }
+        let now = Time::now();
+        if self.view.contact.is_none_or(|at| now.since(at) > CONTACT) {
+            self.schedule(RETRY);
+            return;
+        }
+        let Some((proposal, account)) = self.next_write(now) else {
+            self.plan_deadline();
+            return;
+        };
+        match self.write(&proposal).await {
+            Proposed::Won => tracing::info!("placement {}: {account}", proposal.placement.version),
+            Proposed::Lost => {
+                // The news of what was written instead usually comes before this time is over.
+                self.schedule((RETRY * 2u32.saturating_pow(self.lost)).min(LOSING));
+                self.lost = self.lost.saturating_add(1).min(8);
+                tracing::debug!("placement {} was written by others", proposal.placement.version);
+            }
+            Proposed::Unknown => {
+                tracing::warn!("placement {}: etcd did not say whether it is written", proposal.placement.version);
+                self.schedule(RETRY);
+            }
+        }
+    }
+
+    /// Writes, and goes on looking meanwhile: what comes and goes between two looks is missing from the history.
+    async fn write(&mut self, proposal: &Proposal) -> Proposed {
+        let registry = self.registry.clone();
+        let mut write = std::pin::pin!(registry.propose(proposal));
+        loop {
+            tokio::select! {
+                outcome = &mut write => return outcome,
+                Ok(()) = self.views.changed() => self.on_view(),
+            }
+        }
+    }
+
+    /// What should be written now, and its account for the log.
+    fn next_write(&self, now: Time) -> Option<(Proposal, String)> {
+        let base_revision = self.view.placement_revision;
+        let base = match &self.view.placement {
+            Some(base) if !self.view.etcd_regressed => base,
+            known => {
+                let registered = self.view.nodes.values().any(|n| n.incarnation == self.me);
+                let (settings, ring) = match known {
+                    Some(lost) => (lost.settings.clone(), lost.ring),
+                    None => (self.config.settings.clone(), RingParams::for_slots(self.config.settings.slots)),
+                };
+                let uid = Uid(rand::random_range(1..=u64::MAX));
+                let placement = registered.then(|| planner::form(&self.view, settings, ring, uid)).flatten()?;
+                let account = account::of_formation(&placement, known.is_some());
+                let proposal = Proposal { base_revision, placement: Arc::new(placement), counts_on: BTreeMap::new() };
+                return Some((proposal, account));
+            }
+        };
+        let ready = self.seats.based_on(base.version);
+        let changes = planner::plan(&self.situation(now, &ready));
+        if changes.is_empty() {
+            return None;
+        }
+        match base.with(&changes) {
+            Ok(next) => {
+                let counts_on = self.relied_on(&changes);
+                let account = account::of_changes(base, &changes);
+                Some((Proposal { base_revision, placement: Arc::new(next), counts_on }, account))
+            }
+            Err(rejected) => {
+                tracing::error!(%rejected, "the plan does not fit the placement it was made for; this is a bug");
+                None
+            }
+        }
+    }
+
+    /// Revisions of the node keys that `changes` count on, as the view that they were planned on has them.
+    fn relied_on(&self, changes: &[Change]) -> BTreeMap<NodeId, i64> {
+        let base = self.view.placement.as_deref();
+        let nodes = base.map(|base| planner::relied_on(base, changes)).unwrap_or_default();
+        let with_revision = |node| {
+            let revision = self.view.node_revisions.get(&node).copied().unwrap_or(0);
+            (node, revision)
+        };
+        nodes.into_iter().map(with_revision).collect()
+    }
+
+    fn plan_deadline(&mut self) {
+        let now = Time::now();
+        let next = planner::next_deadline(&self.situation(now, &BTreeSet::new()));
+        // Never in the past, so this can't spin.
+        self.deadline = next.map(|at| Instant::now() + at.since(now).max(BATCH));
+    }
+
+    fn situation<'a>(&'a self, now: Time, ready: &'a BTreeSet<ReadySeat>) -> Situation<'a> {
+        Situation {
+            view: &self.view,
+            history: &self.history,
+            now,
+            me: self.me,
+            ttl: self.config.lease_ttl,
+            ready,
+            answering: &self.answer,
+        }
+    }
+
+    /// How long to wait for those before this node.
+    fn turn(&self) -> Duration {
+        let rank = u32::try_from(planner::rank(&self.view, self.me)).unwrap_or(u32::MAX);
+        let formed = self.view.placement.is_some() && !self.view.etcd_regressed;
+        let first = if formed { BATCH } else { FORMATION };
+        first + RANK.saturating_mul(rank.min(1000))
+    }
+
+    fn schedule(&mut self, after: Duration) {
+        let at = Instant::now() + after;
+        self.due = Some(self.due.map_or(at, |due| due.min(at)));
+    }
+}
+
+/// Sleeps until `when`; for ever if there is none.
+async fn at(when: Option<Instant>) {
+    match when {
+        Some(when) => tokio::time::sleep_until(when).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Whether two views give the same plan: contact and routers do not matter to it.
+fn same(a: &ClusterView, b: &ClusterView) -> bool {
+    let placement = match (&a.placement, &b.placement) {
+        (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+        (None, None) => true,
+        _ => false,
+    };
+    placement
+        && Arc::ptr_eq(&a.nodes, &b.nodes)
+        && Arc::ptr_eq(&a.node_revisions, &b.node_revisions)
+        && Arc::ptr_eq(&a.intents, &b.intents)
+        && a.placement_revision == b.placement_revision
+        && a.unbroken_since == b.unbroken_since
+        && a.etcd_regressed == b.etcd_regressed
+}
