@@ -161,7 +161,6 @@ async fn live<F: Future<Output = ()>>(
         http_addr: bound.http.to_string(),
     };
     let registration = parts.registration.insert(registry.register_router(spec).await?);
-    tracing::info!(id = %config.id, incarnation = %registration.incarnation(), "registered");
 
     app.set_readiness(Readiness::Starting("waiting for a placement"));
     let hub = parts.hub.insert(Hub::start(

@@ -1,5 +1,7 @@
 //! Logs: to stderr, so that stdout stays for the one line that says the process is ready.
 
+use std::io::IsTerminal;
+
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use tracing_subscriber::EnvFilter;
@@ -23,7 +25,9 @@ pub enum LogFormat {
 /// If `filter` can't be read: names the field `log`. If logging was started before, this does nothing.
 pub fn start(filter: &str, format: LogFormat) -> Result<(), Invalid> {
     let filter = parse(filter)?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // Colours are for people who look on, not for files.
+    let colours = std::io::stderr().is_terminal();
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr);
     let started = match format {
         LogFormat::Text => builder.try_init(),
         LogFormat::Json => builder.json().flatten_event(true).try_init(),

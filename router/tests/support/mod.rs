@@ -11,7 +11,7 @@ use std::time::Duration;
 use futures_util::{SinkExt, StreamExt};
 use roomring_proto::client::{json, plain};
 use roomring_proto::close::CloseCode;
-use roomring_proto::{Epoch, Generation, Lsn, NodeId, RoomId, Seq, SlotId, Uid, v1};
+use roomring_proto::{Epoch, Generation, Lsn, NodeId, RoomId, Seq, Uid, v1};
 use roomring_router::http::{App, Readiness, bind, serve};
 use roomring_router::hub::api::{Client, Codec, Command, History, Position, Presence, Published, Subscribed, ToClient};
 use roomring_router::session::Limits;
