@@ -7,6 +7,7 @@ use std::time::Duration;
 use roomring_control::daemon::config::Settings;
 use roomring_control::daemon::telemetry::LogFormat;
 use roomring_control::daemon::{ByteSize, Invalid, Span};
+use roomring_control::placement;
 use roomring_proto::{NodeId, limits};
 use serde::{Deserialize, Serialize};
 
@@ -304,6 +305,16 @@ impl Config {
     /// Where the node keeps its identity.
     pub fn home_dir(&self) -> PathBuf {
         self.home.clone().unwrap_or_else(|| PathBuf::from(format!("roomring-{}", self.id)))
+    }
+
+    /// What a new cluster is made with.
+    pub fn cluster_settings(&self) -> placement::Settings {
+        placement::Settings {
+            slots: self.slots,
+            replication: self.replication,
+            min_in_sync: self.min_in_sync,
+            fence_after: self.fence_after.0,
+        }
     }
 
     /// The caps on rooms.

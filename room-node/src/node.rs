@@ -3,16 +3,17 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use roomring_control::coordinator::{Coordinator, CoordinatorConfig};
 use roomring_control::home::{Home, HomeError};
 use roomring_control::registry::{
     ConnectError, EtcdConfig, NodeSpec, RegisterError, Registration, Registry, Superseded,
 };
 use roomring_proto::{Incarnation, NodeId};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
@@ -36,9 +37,6 @@ const WIND_UP: Duration = Duration::from_secs(3);
 
 /// A stopping node that can't tell etcd so tries again after this.
 const DRAIN_AGAIN: Duration = Duration::from_secs(1);
-
-/// Proposals of slots that may wait for the coordinator; workers keep what does not fit.
-const WAITING_PROPOSALS: usize = 1024;
 
 /// Why a node ended.
 #[derive(Debug, thiserror::Error)]
@@ -172,7 +170,9 @@ impl Node {
         ready: &mut Option<oneshot::Sender<Ready>>,
     ) -> Result<Ended, Error> {
         let stop_workers = CancellationToken::new();
-        let (proposals, proposed) = mpsc::channel(WAITING_PROPOSALS);
+        let coordination =
+            CoordinatorConfig { settings: self.config.cluster_settings(), lease_ttl: self.config.lease_ttl.0 };
+        let (coordinator, coordinator_handle) = Coordinator::new(self.registry.clone(), incarnation, coordination);
         let count = std::thread::available_parallelism().map_or(1, usize::from);
         let (workers, mailboxes) = Workers::new(count);
         let ticks: Vec<_> = mailboxes.iter().map(|_| Arc::new(LastTick::default())).collect();
@@ -186,7 +186,8 @@ impl Node {
         for (index, (mailbox, tick)) in mailboxes.into_iter().zip(&ticks).enumerate() {
             let part = Part { index, of: count };
             let (counters, tick) = (Arc::clone(&self.counters), Arc::clone(tick));
-            let worker = Worker::new(mailbox, part, settings.clone(), proposals.clone(), counters, tick);
+            let worker =
+                Worker::new(mailbox, part, settings.clone(), coordinator_handle.ready().clone(), counters, tick);
             pool.spawn(worker.run(stop_workers.clone()));
         }
         let shell = Arc::new(Shell {
@@ -199,6 +200,8 @@ impl Node {
             counters: Arc::clone(&self.counters),
             links: Sessions::default(),
             callers: Sessions::default(),
+            answering: Mutex::default(),
+            coordinator: coordinator_handle,
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
             next_number: AtomicU64::new(1),
@@ -212,6 +215,7 @@ impl Node {
             tokio::spawn(server::serve(Arc::clone(&shell), listener, health_service, self.started, stopped));
         let (joined, mut is_joined) = oneshot::channel();
         let mut follower = tokio::spawn(Follower::new(Arc::clone(&shell), joined).run());
+        let mut coordinator = tokio::spawn(coordinator.run());
         shell.tasks.spawn(Dialer::new(Arc::clone(&shell)).run(self.registry.view()));
 
         let mut told = pin!(async {
@@ -226,6 +230,7 @@ impl Node {
                 () = &mut told => break Ok(Ended::Stopped),
                 superseded = &mut superseded => break Err(superseded.into()),
                 _ = &mut follower => break Ok(Ended::OtherHistory),
+                _ = &mut coordinator => break Err(Error::Broken("the coordinator")),
                 _ = pool.join_next() => break Err(Error::Broken("a worker")),
                 served = &mut server => break Err(served.map_or(Error::Broken("the server"), |s| match s {
                     Ok(()) => Error::Broken("the server"),
@@ -241,6 +246,7 @@ impl Node {
         };
 
         follower.abort();
+        coordinator.abort();
         shell.stop.cancel();
         shell.tasks.close();
         if timeout(WIND_UP, shell.tasks.wait()).await.is_err() {

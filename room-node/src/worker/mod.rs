@@ -9,13 +9,13 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use roomring_control::clock::Time;
+use roomring_control::planner::ReadySeat;
 use roomring_proto::SlotId;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::mailbox::{Mail, Workers};
 use self::outbound::Outbound;
-pub(crate) use self::outbound::Proposal;
 use self::shard::{Event, Moment, Shard};
 pub(crate) use self::shard::{Part, SlotSettings};
 use crate::counters::Counters;
@@ -41,9 +41,9 @@ pub(crate) struct Worker {
     /// What the slots said in this turn.
     out: Vec<Output>,
     /// Proposals that the coordinator had no room for; the latest of each slot.
-    waiting: BTreeMap<SlotId, Proposal>,
+    waiting: BTreeMap<SlotId, ReadySeat>,
     /// The coordinator holds the other end.
-    proposals: mpsc::Sender<Proposal>,
+    proposals: mpsc::Sender<ReadySeat>,
     counters: Arc<Counters>,
     last_tick: Arc<LastTick>,
 }
@@ -53,7 +53,7 @@ impl Worker {
         mails: mpsc::Receiver<Mail>,
         part: Part,
         settings: SlotSettings,
-        proposals: mpsc::Sender<Proposal>,
+        proposals: mpsc::Sender<ReadySeat>,
         counters: Arc<Counters>,
         last_tick: Arc<LastTick>,
     ) -> Self {

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use roomring_proto::{Incarnation, Seat, SlotId, Term, Version, v1};
+use roomring_control::planner::ReadySeat;
+use roomring_proto::{Incarnation, v1};
 
 use crate::counters::Counters;
 use crate::outbox::Outbox;
@@ -18,19 +19,10 @@ pub(crate) struct Outbound {
     pub(crate) callers: BTreeMap<Incarnation, Outbox<v1::PeerMessage>>,
 }
 
-/// For the coordinator: this learner may go in sync, in a write based on `base`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Proposal {
-    pub(crate) slot: SlotId,
-    pub(crate) seat: Seat,
-    pub(crate) term: Term,
-    pub(crate) base: Version,
-}
-
 impl Outbound {
     /// Sends everything in `out` and empties it. Returns the proposals in it. What is for a connection that is gone is
     /// dropped: its end was told to the slots, or will be.
-    pub(crate) fn send(&self, out: &mut Vec<Output>, counters: &Counters) -> Vec<Proposal> {
+    pub(crate) fn send(&self, out: &mut Vec<Output>, counters: &Counters) -> Vec<ReadySeat> {
         let mut proposals = Vec::new();
         let mut links = BTreeMap::<LinkId, Vec<v1::NodeMessage>>::new();
         let mut peers = BTreeMap::<(bool, Incarnation), Vec<v1::PeerMessage>>::new();
@@ -50,7 +42,7 @@ impl Outbound {
                     let message = v1::PeerMessage { kind: Some(v1::peer_message::Kind::Replication(message)) };
                     peers.entry((answer, to)).or_default().push(message);
                 }
-                Output::Ready { slot, seat, term, base } => proposals.push(Proposal { slot, seat, term, base }),
+                Output::Ready { slot, seat, term, base } => proposals.push(ReadySeat { slot, seat, term, base }),
             }
         }
         counters.add_publishes(publishes);
