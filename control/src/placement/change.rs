@@ -140,7 +140,7 @@ impl Draft {
             Change::Join { incarnation, member } => self.join(*incarnation, member),
             Change::Update { incarnation, member } => self.update(*incarnation, member),
             Change::AddLearner { slot, incarnation } => self.add_learner(*slot, *incarnation),
-            Change::IntoSync { slot, seat, term } => self.into_sync(*slot, *seat, *term),
+            Change::IntoSync { slot, seat, term } => self.take_in(*slot, *seat, *term),
             Change::Switch { slot, to } => self.switch(*slot, *to),
             Change::RemoveSeat { slot, seat } => self.remove_seat(*slot, *seat),
             Change::Evict { incarnation } => self.evict(*incarnation),
@@ -182,7 +182,7 @@ impl Draft {
         Ok(())
     }
 
-    fn into_sync(&mut self, slot: SlotId, seat: Seat, term: Term) -> Result<(), &'static str> {
+    fn take_in(&mut self, slot: SlotId, seat: Seat, term: Term) -> Result<(), &'static str> {
         require(self.is_active(seat.incarnation), "not a member")?;
         let record = self.record(slot)?;
         require(record.term == term, "said in another term")?;

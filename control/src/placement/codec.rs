@@ -178,7 +178,8 @@ mod tests {
             change(&mut bad);
             Placement::decode(&bad.encode_to_vec()).expect_err("is refused").to_string()
         };
-        let cases: [(&dyn Fn(&mut v1::Placement), &str); 16] = [
+        type Spoil<'a> = &'a dyn Fn(&mut v1::Placement);
+        let cases: [(Spoil<'_>, &str); 16] = [
             (&|p| p.settings = None, "without settings"),
             (&|p| p.ring = None, "without ring"),
             (&|p| p.uid = 0, "uid"),

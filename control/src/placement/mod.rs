@@ -3,6 +3,8 @@
 //! Pure. The [`crate::coordinator`] writes what comes out of here by compare-and-swap.
 
 mod change;
+#[cfg(test)]
+mod change_tests;
 mod check;
 mod codec;
 #[cfg(test)]

@@ -17,7 +17,7 @@ use crate::view::ClusterView;
 /// was in the slots before is carried over.
 pub fn form(view: &ClusterView, settings: Settings, ring: RingParams, uid: Uid) -> Option<Placement> {
     let processes = Processes::new(view);
-    let members: BTreeMap<_, Member> = processes.candidates().map(|(id, e)| (e.incarnation, member(id, e))).collect();
+    let members: BTreeMap<_, Member> = processes.founders().map(|(id, e)| (e.incarnation, member(id, e))).collect();
     let mut placement =
         Placement { uid, format: FORMAT, version: FIRST_VERSION, settings, ring, members, slots: Vec::new() };
 

@@ -78,7 +78,7 @@ pub fn plan(situation: &Situation<'_>) -> Vec<Change> {
     if !base.members.get(&situation.me).is_some_and(|m| m.active) {
         // Only members write, unless none is left; then a newcomer adds itself and nothing else.
         let anyone = base.members.iter().any(|(i, m)| m.active && plan.processes.is_registered(*i));
-        if !anyone && !own.1.draining {
+        if !anyone && plan.processes.may_join(base, situation.me) {
             plan.join(own);
         }
         return plan.changes;

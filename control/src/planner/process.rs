@@ -70,9 +70,23 @@ impl<'a> Processes<'a> {
         members.map(|(i, m)| (m.node.clone(), (*i, node(m)))).collect()
     }
 
-    /// The registered processes that could be members now.
-    pub(super) fn candidates(&self) -> impl Iterator<Item = (&'a NodeId, &'a NodeEntry)> + '_ {
+    /// The registered processes that belong into a new placement.
+    pub(super) fn founders(&self) -> impl Iterator<Item = (&'a NodeId, &'a NodeEntry)> + '_ {
         self.registered.iter().filter(|(i, (_, e))| !e.draining && self.is_live(**i)).map(|(_, entry)| *entry)
+    }
+
+    /// The registered processes that may be members of `placement`.
+    pub(super) fn candidates(&self, placement: &Placement) -> Vec<(&'a NodeId, &'a NodeEntry)> {
+        self.registered.iter().filter(|(i, _)| self.may_join(placement, **i)).map(|(_, entry)| *entry).collect()
+    }
+
+    /// Who was told to stop joins only to hand over seats that it still has; who can't read what members write must not be
+    /// given anything.
+    pub(super) fn may_join(&self, placement: &Placement, incarnation: Incarnation) -> bool {
+        self.is_live(incarnation)
+            && self.entry(incarnation).is_some_and(|(_, e)| {
+                e.max_format >= placement.format && (!e.draining || placement.members.contains_key(&incarnation))
+            })
     }
 }
 
@@ -106,16 +120,13 @@ impl Plan<'_> {
 
     /// Registered processes become members; what members registered is taken over.
     pub(super) fn admit(&mut self) {
-        let candidates: Vec<_> = self.processes.candidates().collect();
-        for (id, entry) in candidates {
+        for (id, entry) in self.processes.candidates(self.base) {
             let known = self.draft.placement().members.get(&entry.incarnation);
             match known.filter(|m| m.active) {
                 Some(known) if *known == member(id, entry) => {}
                 Some(_) => {
                     self.push(Change::Update { incarnation: entry.incarnation, member: member(id, entry) });
                 }
-                // A process that can't read what we write must not be given anything.
-                None if entry.max_format < self.base.format => {}
                 None => self.join((id, entry)),
             }
         }

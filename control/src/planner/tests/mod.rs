@@ -1,0 +1,4 @@
+mod history;
+mod rows;
+mod runs;
+mod sim;

@@ -1,0 +1,156 @@
+//! What may be planned when, row by row.
+
+use std::time::Duration;
+
+use roomring_proto::{Incarnation, SlotId, Uid};
+
+use super::sim::{FENCE, Sim, TTL, id};
+use crate::placement::fixtures::settings;
+use crate::placement::{Change, RingParams};
+use crate::planner::{self, recreate_after};
+use crate::view::ClusterView;
+
+#[test]
+fn a_cluster_is_formed_of_the_nodes_that_are_there() {
+    let form = |view: &ClusterView| planner::form(view, settings(64, 2), RingParams::for_slots(64), Uid(1));
+    assert_eq!(form(&ClusterView::default()), None);
+    let mut sim = Sim::new(64, 2, &["a", "b", "c"]);
+    let formed = form(&sim.view).unwrap();
+    formed.check().unwrap();
+    assert!(formed.slots.iter().all(|s| s.in_sync.len() == 2));
+    assert_eq!(sim.plan(sim.incarnation("a")), [], "it is formed as the ring wishes");
+    sim.edit(|nodes| nodes.values_mut().for_each(|n| n.draining = true));
+    assert_eq!(form(&sim.view), None);
+}
+
+#[test]
+fn only_live_members_write() {
+    let mut sim = Sim::new(8, 1, &["a", "b"]);
+    let stranger = sim.start("c");
+    assert_eq!(sim.plan(stranger), []);
+    assert!(!sim.plan(sim.incarnation("a")).is_empty(), "a member takes it in");
+    let b = sim.incarnation("b");
+    sim.lapse("b");
+    assert_eq!(sim.plan(b), [], "who lost its own registration does not write");
+}
+
+#[test]
+fn with_no_member_left_a_newcomer_adds_itself_and_nothing_else() {
+    let mut sim = Sim::new(8, 1, &["a", "b"]);
+    let (a, b) = (sim.start("a"), sim.incarnation("b"));
+    assert!(sim.plan(a).is_empty(), "b is a member still");
+    assert!(!sim.plan(b).is_empty());
+    let b = sim.start("b");
+    for me in [a, b] {
+        let changes = sim.plan(me);
+        assert!(matches!(&changes[..], [Change::Join { incarnation, .. }] if *incarnation == me), "{changes:?}");
+    }
+}
+
+#[test]
+fn a_lapsed_registration_counts_after_unbroken_contact_only() {
+    let mut sim = Sim::new(8, 1, &["a", "b"]);
+    let (a, b) = (sim.incarnation("a"), sim.incarnation("b"));
+    sim.view.unbroken_since = Some(sim.now);
+    sim.lapse("b");
+    let evicts = |sim: &Sim| sim.plan(a).contains(&Change::Evict { incarnation: b });
+    sim.pass(TTL * 2 - Duration::from_millis(1));
+    assert!(!evicts(&sim));
+    assert_eq!(sim.next_deadline(a).map(|t| t.since(sim.now)), Some(Duration::from_millis(1)));
+    sim.pass(Duration::from_millis(1));
+    assert!(evicts(&sim));
+    sim.answering.insert(b);
+    assert!(!evicts(&sim), "it still answers");
+}
+
+#[test]
+fn a_successor_in_the_same_directory_proves_death_and_another_does_not() {
+    for (home, proved) in [("home of b", true), ("another", false)] {
+        let mut sim = Sim::new(8, 1, &["a", "b"]);
+        let (a, b) = (sim.incarnation("a"), sim.incarnation("b"));
+        sim.view.unbroken_since = Some(sim.now);
+        let successor = sim.start_in("b", home);
+        sim.pass(Duration::from_secs(1));
+        let changes = sim.plan(a);
+        assert_eq!(changes.contains(&Change::Evict { incarnation: b }), proved, "{home}: {changes:?}");
+        let joins = |c: &Change| matches!(c, Change::Join { incarnation, .. } if *incarnation == successor);
+        assert!(changes.iter().any(joins), "{changes:?}");
+    }
+}
+
+#[test]
+fn a_slot_is_recreated_when_its_copies_are_out_of_the_way_for_long_enough() {
+    let mut sim = Sim::new(8, 1, &["a", "b"]);
+    let a = sim.incarnation("a");
+    sim.lapse("b");
+    let lapsed = sim.now;
+    let recreates = |sim: &Sim| sim.plan(a).iter().any(|c| matches!(c, Change::Recreate { .. }));
+    assert!(sim.plan(a).iter().any(|c| matches!(c, Change::Evict { .. })));
+    let wait = recreate_after(FENCE);
+    assert!(wait > FENCE);
+    sim.pass(wait - Duration::from_millis(1));
+    assert!(!recreates(&sim));
+    assert_eq!(sim.next_deadline(a), Some(lapsed + wait));
+    sim.pass(Duration::from_millis(1));
+    assert!(recreates(&sim));
+    let relied_on = planner::relied_on(sim.placement(), &sim.plan(a));
+    assert_eq!(relied_on.into_iter().collect::<Vec<_>>(), [id("b")]);
+    sim.view.unbroken_since = Some(sim.now);
+    sim.pass(Duration::from_millis(1));
+    assert!(!recreates(&sim), "the view broke: how long is not known any more");
+}
+
+#[test]
+fn a_proof_of_death_recreates_at_once_but_only_a_slot_that_stood() {
+    let mut sim = Sim::new(8, 1, &["a", "b"]);
+    let a = sim.incarnation("a");
+    let of_b: Vec<SlotId> = {
+        let b = sim.incarnation("b");
+        (0..8).map(SlotId).filter(|s| sim.placement().slots[s.0 as usize].primary.incarnation == b).collect()
+    };
+    sim.start("b");
+    let recreated: Vec<SlotId> = sim
+        .plan(a)
+        .iter()
+        .filter_map(|c| if let Change::Recreate { slot, .. } = c { Some(*slot) } else { None })
+        .collect();
+    assert_eq!(recreated, of_b);
+    sim.view.unbroken_since = Some(sim.now);
+    sim.pass(FENCE);
+    let changes = sim.plan(a);
+    assert!(!changes.iter().any(|c| matches!(c, Change::Recreate { .. })), "it stood for {FENCE:?} only: {changes:?}");
+}
+
+#[test]
+fn ready_counts_only_for_its_base_and_term() {
+    let mut sim = Sim::new(8, 1, &["a"]);
+    let a = sim.incarnation("a");
+    sim.start("b");
+    let next = sim.placement().with(&sim.plan(a)).unwrap();
+    sim.view.placement = Some(next.into());
+    sim.pass(Duration::from_millis(1));
+    let (slot, record) = sim.placement().slots.iter().enumerate().find(|(_, r)| !r.learners.is_empty()).unwrap();
+    let slot = SlotId(slot.try_into().unwrap());
+    let said = planner::ReadySeat { slot, seat: record.learners[0], term: record.term, base: sim.placement().version };
+    let takes = |ready: planner::ReadySeat| {
+        let (view, history, answering) = (&sim.view, &sim.history, &sim.answering);
+        let ready = [ready].into();
+        let s = planner::Situation { view, history, now: sim.now, me: a, ttl: TTL, ready: &ready, answering };
+        planner::plan(&s).iter().filter(|c| matches!(c, Change::IntoSync { .. })).count()
+    };
+    assert_eq!(takes(said), 1);
+    assert_eq!(takes(planner::ReadySeat { base: roomring_proto::Version(1), ..said }), 0);
+    assert_eq!(takes(planner::ReadySeat { term: said.term.next(), ..said }), 0);
+}
+
+#[test]
+fn ranks_are_distinct_and_members_come_first() {
+    let mut sim = Sim::new(8, 1, &["b", "a"]);
+    let ranks: Vec<usize> = ["b", "a"].iter().map(|n| planner::rank(&sim.view, sim.incarnation(n))).collect();
+    assert_eq!(ranks, [0, 1]);
+    let c = sim.start("c");
+    assert_eq!(planner::rank(&sim.view, c), 2);
+    sim.lapse("b");
+    assert_eq!(planner::rank(&sim.view, sim.incarnation("a")), 0);
+    assert_eq!(planner::rank(&sim.view, Incarnation(1)), 1);
+}
