@@ -1,5 +1,7 @@
 //! The binary as a process: what it says when it can't run, and that it stops when told.
 
+#![allow(clippy::unwrap_used, reason = "a test fails where a helper of it does")]
+
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Output, Stdio};

@@ -1,6 +1,6 @@
 //! An edge on a free port with rooms in memory behind it, and clients for it.
 
-#![allow(dead_code)]
+#![allow(clippy::unwrap_used, reason = "a test fails where a helper of it does")]
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
