@@ -13,9 +13,13 @@ mod publishes;
 pub mod queue;
 mod requests;
 mod room;
+#[cfg(test)]
+mod sim;
 mod slot;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod tests;
 mod upstream;
 mod worker;
 

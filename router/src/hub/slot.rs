@@ -357,7 +357,11 @@ impl Slot {
                 over.push(id);
             }
         }
+        if over.is_empty() {
+            return;
+        }
         let told: Vec<String> = over.iter().filter(|id| self.end(id)).map(|id| id.as_str().to_owned()).collect();
+        self.sweep_at = self.rooms.values().filter_map(|room| room.next_deadline(now)).min();
         if let Some(link) = self.attachment.link().filter(|_| !told.is_empty()) {
             let detach = v1::Detach { slot: self.id.0, rooms: told };
             out.push(Output { link, message: ToNode::Detach(detach) });
