@@ -106,8 +106,7 @@ pub(crate) fn spec(node: &str) -> NodeSpec {
 /// Waits until the view satisfies `condition`, and returns it.
 pub(crate) async fn seen(registry: &Registry, what: &str, condition: impl Fn(&ClusterView) -> bool) -> ClusterView {
     let mut view = registry.view();
-    let found = soon(what, view.wait_for(condition)).await.unwrap().clone();
-    found
+    soon(what, view.wait_for(condition)).await.unwrap().clone()
 }
 
 /// A placement of four slots, all on one process.
