@@ -5,7 +5,7 @@
 
 mod points;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use hashring::HashRing;
 use roomring_proto::{NodeId, SlotId, limits};
@@ -27,6 +27,8 @@ pub struct RingNode {
 pub struct Ring {
     params: RingParams,
     nodes: Vec<(NodeId, RingNode)>,
+    /// How many there are.
+    zones: usize,
     points: HashRing<Point, Positions>,
 }
 
@@ -42,11 +44,19 @@ impl Ring {
     pub fn new(params: RingParams, nodes: &BTreeMap<NodeId, RingNode>) -> Self {
         let nodes: Vec<(NodeId, RingNode)> = nodes.iter().map(|(id, node)| (id.clone(), node.clone())).collect();
         let weighted = nodes.iter().enumerate().filter(|(_, (_, node))| node.weight > 0);
-        let points =
-            weighted.flat_map(|(index, (id, node))| points::of(id, node.weight, index, params.vnodes)).collect();
+        let points: Vec<Vec<Point>> =
+            weighted.map(|(index, (id, node))| points::of(id, node.weight, index, params.vnodes)).collect();
+        let mut clockwise = Vec::with_capacity(points.len() * params.vnodes as usize);
+        for arc in 0..params.vnodes as usize {
+            let start = clockwise.len();
+            clockwise.extend(points.iter().map(|of_node| of_node[arc]));
+            // The ring sorts, too: on what is in order already that takes no time.
+            clockwise[start..].sort_unstable_by_key(|p| p.position);
+        }
         let mut ring = HashRing::with_hasher(Positions);
-        ring.batch_add(points);
-        Self { params, nodes, points: ring }
+        ring.batch_add(clockwise);
+        let zones = nodes.iter().map(|(_, node)| node.zone.as_str()).collect::<BTreeSet<_>>().len();
+        Self { params, nodes, zones, points: ring }
     }
 
     /// The nodes that each slot should be on, best first, at most `replication` of them and none twice. A pin wins over an
@@ -98,14 +108,20 @@ impl Ring {
     /// `first`, then nodes clockwise from the slot: each time one of a zone not taken yet if there is any.
     fn spread(&self, first: usize, slot: u32, slots: u32, replication: u32) -> Vec<NodeId> {
         let mut taken = vec![first];
+        let mut zones = BTreeSet::from([self.zone(first)]);
         while taken.len() < replication as usize {
             let free = || self.distinct(slot, slots).filter(|n| !taken.contains(n));
-            let zone = |n: &usize| &self.nodes[*n].1.zone;
-            let next = free().find(|n| taken.iter().all(|t| zone(t) != zone(n))).or_else(|| free().next());
-            let Some(next) = next else { break };
+            let elsewhere =
+                if zones.len() < self.zones { free().find(|n| !zones.contains(self.zone(*n))) } else { None };
+            let Some(next) = elsewhere.or_else(|| free().next()) else { break };
+            zones.insert(self.zone(next));
             taken.push(next);
         }
         taken.into_iter().map(|n| self.nodes[n].0.clone()).collect()
+    }
+
+    fn zone(&self, node: usize) -> &str {
+        &self.nodes[node].1.zone
     }
 
     /// The nodes met clockwise from the slot on one turn, as often as they are met.

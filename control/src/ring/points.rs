@@ -26,7 +26,7 @@ const ARC_BITS: u32 = PLACES + 11;
 const ARC_NUMBER: u64 = limits::SLOTS as u64 * 2 - 1;
 
 /// A place on the circle, which is the range of u64.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Position(pub(super) u64);
 
 /// A node's point.
@@ -49,7 +49,7 @@ pub(super) fn start_of(part: u32, parts: u32) -> u64 {
     u64::try_from(start % (1 << 64)).expect("less than the circle")
 }
 
-/// The points of the node `id`, which is number `node` of the ring's.
+/// The points of the node `id`, which is number `node` of the ring's: arc by arc.
 pub(super) fn of(id: &NodeId, weight: u32, node: usize, arcs: u32) -> Vec<Point> {
     let node = u32::try_from(node).expect("far fewer nodes than a u32 counts");
     let seed = xxh3_64(id.as_str().as_bytes());
@@ -58,23 +58,24 @@ pub(super) fn of(id: &NodeId, weight: u32, node: usize, arcs: u32) -> Vec<Point>
     ranked.sort_unstable();
 
     let width = (1u128 << 64) / u128::from(arcs.max(1));
+    let mut points = vec![Point { position: Position(0), node }; ranked.len()];
     let mut quantile = 0;
-    let at = |(rank, hashed): (u32, u64)| {
+    for (rank, hashed) in (0..).zip(ranked) {
         let arc = u32::try_from(hashed & ARC_NUMBER).expect("masked");
         // Quantiles of the exponential distribution are partial sums of the harmonic series from its far end. The place
         // between two of them is the hash's: nodes of one rank in an arc must not tie.
         let step = (1u64 << PLACES) / u64::from(arcs - rank);
-        let distance = quantile + mean_fraction(step, hash(arc));
+        let distance = quantile + fraction(step, hash(arc));
         quantile += step;
         let offset = (u128::from(distance) * 100 / u128::from(weight) * width) >> ARC_BITS;
         let offset = u64::try_from(offset).expect("within an arc");
-        Point { position: Position(start_of(arc, arcs) + offset), node }
-    };
-    (0..).zip(ranked).map(at).collect()
+        points[arc as usize].position = Position(start_of(arc, arcs) + offset);
+    }
+    points
 }
 
 /// `step` times the fraction that a hash is of its range.
-fn mean_fraction(step: u64, hash: u64) -> u64 {
+fn fraction(step: u64, hash: u64) -> u64 {
     u64::try_from((u128::from(step) * u128::from(hash.rotate_left(32))) >> 64).expect("at most step")
 }
 
