@@ -2,7 +2,8 @@
 
 fn main() -> std::io::Result<()> {
     let files = ["registry", "common", "link", "peer", "admin"].map(|f| format!("proto/roomring/v1/{f}.proto"));
-    let descriptors = std::path::PathBuf::from(std::env::var("OUT_DIR").expect("cargo sets OUT_DIR")).join("roomring.bin");
+    let descriptors =
+        std::path::PathBuf::from(std::env::var("OUT_DIR").expect("cargo sets OUT_DIR")).join("roomring.bin");
     tonic_prost_build::configure()
         .bytes(".")
         .btree_map(".")

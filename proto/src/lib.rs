@@ -3,9 +3,9 @@
 //! Prost structs stop at the conversions into the types of [`ids`]; logic never sees a maybe-missing field.
 //! This crate opens no socket and reads no clock.
 
-mod ids;
 pub mod client;
 pub mod close;
+mod ids;
 pub mod keys;
 pub mod limits;
 

@@ -202,12 +202,6 @@ impl TryFrom<v1::Entry> for Entry {
             B::Expire(_) => Body::Expire,
             B::Remove(_) => Body::Remove { room: room()? },
         };
-        Ok(Self {
-            generation: Generation(e.generation),
-            term: Term(e.term),
-            lsn: Lsn(e.lsn),
-            time_ms: e.time_ms,
-            body,
-        })
+        Ok(Self { generation: Generation(e.generation), term: Term(e.term), lsn: Lsn(e.lsn), time_ms: e.time_ms, body })
     }
 }
