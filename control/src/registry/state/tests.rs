@@ -57,7 +57,8 @@ struct World {
     state: State,
     uid: u64,
     version: u64,
-    wiped: bool,
+    /// A read under way, and the version of the placement that it saw.
+    answer: Option<(Check, u64)>,
 }
 
 impl World {
@@ -68,7 +69,7 @@ impl World {
         let now = Time(Duration::from_secs(1));
         let data = BTreeMap::new();
         let stream = VecDeque::new();
-        let mut world = Self { keys, data, revision: 1, stream, now, state, uid: 1, version: 0, wiped: false };
+        let mut world = Self { keys, data, revision: 1, stream, now, state, uid: 1, version: 0, answer: None };
         world.put(0);
         world.load();
         world
@@ -125,24 +126,28 @@ impl World {
         self.stream.clear();
     }
 
-    fn check(&mut self) -> Finding {
+    /// A linearizable read of the revisions, sent and answered at once.
+    fn read(&self) -> Check {
         let keys = self.data.iter().map(|(key, (_, mod_revision))| KeyRevision {
             key: key.clone(),
             mod_revision: *mod_revision,
             lease: if *key == self.node(0) { LEASE } else { 0 },
         });
         let before = self.state.before();
-        let check = Check { keys: keys.collect(), revision: self.revision, before, sent: self.now, received: self.now };
-        let finding = self.state.check(&check);
+        Check { keys: keys.collect(), revision: self.revision, before, sent: self.now, received: self.now }
+    }
+
+    fn check(&mut self) -> Finding {
+        let check = self.read();
         assert_eq!(self.state.holds_own_key(&check), self.data.contains_key(&self.node(0)));
-        finding
+        self.state.check(&check)
     }
 
     fn wipe(&mut self) {
         self.data.clear();
         self.stream.clear();
         self.revision = 1;
-        self.wiped = true;
+        self.answer = None;
     }
 
     /// What a process sees that starts now.
@@ -162,7 +167,7 @@ impl World {
             state: State::new(of.keys.clone(), Duration::from_secs(5)),
             uid: of.uid,
             version: of.version,
-            wiped: of.wiped,
+            answer: None,
         }
     }
 }
@@ -171,10 +176,15 @@ impl World {
 enum Op {
     Put(u8),
     Delete(u8),
-    Write { mine: bool },
+    Write {
+        mine: bool,
+    },
     Offer,
     Deliver(usize),
     Check,
+    /// A read whose answer takes its time.
+    Read,
+    Answer,
     Load,
     Time(u64),
 }
@@ -187,6 +197,8 @@ fn op() -> impl Strategy<Value = Op> {
         1 => Just(Op::Offer),
         4 => (1..4usize).prop_map(Op::Deliver),
         3 => Just(Op::Check),
+        1 => Just(Op::Read),
+        1 => Just(Op::Answer),
         1 => Just(Op::Load),
         2 => (1..3000u64).prop_map(Op::Time),
     ]
@@ -207,6 +219,18 @@ fn run(world: &mut World, op: &Op) {
         Op::Time(ms) => {
             world.now = world.now + Duration::from_millis(*ms);
             world.state.tick(world.now);
+        }
+        Op::Read => world.answer = Some((world.read(), world.version)),
+        Op::Answer => {
+            let Some((check, version)) = world.answer.take() else { return };
+            let check = Check { received: world.now, ..check };
+            let contact = world.state.view().contact;
+            assert_ne!(world.state.check(&check), Finding::Contradiction, "etcd lost nothing");
+            let view = world.state.view();
+            if view.contact != contact && view.contact == Some(check.sent) {
+                let reached = view.placement.as_ref().map_or(0, |p| p.version.0);
+                assert!(reached >= version, "contact shows at least the placement that the read saw");
+            }
         }
         Op::Check => {
             let before = world.state.view().clone();
@@ -327,6 +351,22 @@ fn the_same_version_with_other_contents_is_another_history() {
     let mut other = placement(1, 1);
     other.slots[0].term = roomring_proto::Term(9);
     world.put_value(world.keys.placement(), other.encode().to_vec());
+    world.deliver(usize::MAX);
+    assert!(world.state.view().etcd_regressed);
+}
+
+#[test]
+fn an_older_version_than_etcd_had_is_lost_data_and_one_older_than_a_peer_sent_is_not() {
+    let mut world = World::new();
+    world.write_placement(false);
+    world.deliver(usize::MAX);
+    assert!(world.state.offer(placement(1, 3)));
+    world.write_placement(false);
+    world.deliver(usize::MAX);
+    let view = world.state.view();
+    assert_eq!((view.etcd_regressed, view.placement.as_ref().map(|p| p.version)), (false, Some(Version(3))));
+    world.version = 0;
+    world.write_placement(false);
     world.deliver(usize::MAX);
     assert!(world.state.view().etcd_regressed);
 }
