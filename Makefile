@@ -7,7 +7,7 @@ CARGO := cargo
 ARGS :=
 
 # protoc has its standard types from libprotobuf-dev.
-BUILD_PACKAGES := protoc:protobuf-compiler /usr/include/google/protobuf/descriptor.proto:libprotobuf-dev
+BUILD_PACKAGES := cc:build-essential protoc:protobuf-compiler /usr/include/google/protobuf/descriptor.proto:libprotobuf-dev
 TEST_PACKAGES = /usr/bin/etcd:etcd-server node:nodejs npm:npm chromium:chromium \
 	/usr/lib/python3*/ensurepip:python3-venv
 

@@ -44,7 +44,7 @@ async fn within_deadline<T>(answer: impl Future<Output = anyhow::Result<T>>) -> 
         Ok(Ok(answer)) => Ok(answer),
         Ok(Err(e)) => Err(match e.downcast_ref::<tonic::Status>() {
             Some(status) => status.message().to_owned(),
-            None => root(&e).to_string(),
+            None => root(&e),
         }),
         Err(_) => Err(format!("no answer within {}s", DEADLINE.as_secs())),
     }

@@ -1,7 +1,7 @@
 //! One look at a cluster's keys in etcd.
 
 use std::collections::BTreeMap;
-use std::fmt::Display;
+use std::error::Error;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -95,9 +95,20 @@ async fn fetch(url: &str, prefix: &str) -> anyhow::Result<Vec<KeyValue>> {
     Ok(kv.get(prefix, Some(GetOptions::new().with_prefix())).await?.take_kvs())
 }
 
-/// The innermost cause is the one that helps ("Connection refused").
-pub(crate) fn root(error: &anyhow::Error) -> impl Display {
-    error.root_cause().to_string()
+/// The innermost cause is the one that helps ("Connection refused"); etcd-client's errors don't lead to theirs.
+pub(crate) fn root(error: &anyhow::Error) -> String {
+    let mut cause: &dyn Error = match error.downcast_ref() {
+        Some(etcd_client::Error::GRpcStatus(status)) if status.source().is_none() => {
+            return status.message().to_owned();
+        }
+        Some(etcd_client::Error::GRpcStatus(status)) => status,
+        Some(etcd_client::Error::TransportError(e)) => e,
+        Some(_) | None => error.root_cause(),
+    };
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    cause.to_string()
 }
 
 #[cfg(test)]

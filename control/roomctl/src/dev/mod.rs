@@ -16,7 +16,7 @@ use roomring_control::embedded_etcd::EmbeddedEtcd;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::cli::{DevArgs, Outcome, Target};
+use crate::cli::{DevArgs, Outcome, Target, Usage};
 use crate::snapshot::Snapshot;
 use child::{Child, Ended, Info};
 use plan::Plan;
@@ -55,7 +55,8 @@ pub(crate) async fn run(args: DevArgs) -> anyhow::Result<Outcome> {
     if let Some(etcd) = etcd {
         etcd.stopped().await;
     }
-    if !matches!(ended, Ok(Outcome::Fine)) {
+    // After a bad setting there is nothing in them to read.
+    if !matches!(&ended, Ok(Outcome::Fine)) && !ended.as_ref().is_err_and(|e| e.is::<Usage>()) {
         let kept = dir.keep();
         eprintln!("roomctl: the logs are kept in {}", kept.display());
     }
