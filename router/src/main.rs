@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::process::ExitCode;
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use roomring_control::daemon::config::USAGE_EXIT_CODE;
 use roomring_control::daemon::{self, shutdown, telemetry};
 use roomring_router::{Config, Flags, Ready};
@@ -15,6 +16,7 @@ async fn main() -> ExitCode {
         eprintln!("roomring-router: {e}");
         return ExitCode::from(u8::try_from(USAGE_EXIT_CODE).expect("2 is a u8"));
     }
+    allow_files();
     let stop = match shutdown::on_signal() {
         Ok(stop) => stop,
         Err(e) => {
@@ -36,5 +38,14 @@ async fn main() -> ExitCode {
             eprintln!("roomring-router: {e}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Every client is an open file, and the usual soft limit of 1,024 is for programs that use select(2).
+fn allow_files() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(soft, hard)| if soft < hard { setrlimit(Resource::RLIMIT_NOFILE, hard, hard) } else { Ok(()) });
+    if let Err(e) = raised {
+        tracing::warn!(error = %e, "the limit on open files stays as it is");
     }
 }

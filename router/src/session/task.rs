@@ -175,7 +175,7 @@ where
         // Nobody is there to be told.
         for output in std::mem::take(&mut self.outputs) {
             if let Output::Hub(command) = output
-                && self.send(command).await.is_err()
+                && !matches!(self.send(command, false).await, Ok(true))
             {
                 break;
             }
@@ -239,12 +239,14 @@ where
     /// Does what the machine wants, and writes it out.
     async fn perform(&mut self, mut stopped: Pin<&mut impl Future>) -> Result<(), Ending> {
         let mut outputs = std::mem::take(&mut self.outputs);
+        // Who has waited for the hub in vain does not wait for it again with every command of a long frame.
+        let mut overloaded = false;
         for output in outputs.drain(..) {
             let frame = match output {
                 Output::Write(bytes) => text(bytes),
                 Output::Ping => Message::Ping(Bytes::new()),
                 Output::Hub(command) => {
-                    self.send(command).await?;
+                    overloaded = !self.send(command, overloaded).await?;
                     continue;
                 }
                 Output::Close(code) => {
@@ -265,15 +267,16 @@ where
         self.write(stopped, None).await
     }
 
-    async fn send(&mut self, command: Command) -> Result<(), Ending> {
+    /// Hands a command to the hub, unless it is `overloaded`. Says whether the hub took it; if not, it was refused.
+    async fn send(&mut self, command: Command, overloaded: bool) -> Result<bool, Ending> {
         let refusal = refusal(&command);
-        if self.backend.send(command).await.is_ok() {
-            return Ok(());
+        if !overloaded && self.backend.send(command).await.is_ok() {
+            return Ok(true);
         }
         match refusal {
             Some(answer) => {
                 self.machine.handle(now(), Input::Hub(answer), &mut self.outputs);
-                Ok(())
+                Ok(false)
             }
             // The client would go on being a member of a room that it has left.
             None => Err(CloseCode::INTERNAL_SERVER_ERROR.into()),
