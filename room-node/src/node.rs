@@ -89,12 +89,9 @@ pub async fn run(config: Config, stop: CancellationToken, ready: oneshot::Sender
 
     let etcd = EtcdConfig { urls: config.etcd.clone(), cluster: config.cluster.clone(), lease_ttl: config.lease_ttl.0 };
     let id = config.id.clone();
-    let spec = NodeSpec {
-        id: id.clone(),
-        grpc_addr: config.advertise.clone().unwrap_or_else(|| grpc.to_string()),
-        zone: config.zone.clone(),
-        weight: config.weight,
-    };
+    let advertised = config.advertise.clone().unwrap_or_else(|| grpc.to_string());
+    let spec =
+        NodeSpec { id: id.clone(), grpc_addr: advertised.clone(), zone: config.zone.clone(), weight: config.weight };
     let register = async {
         let registry = Registry::connect(etcd, CancellationToken::new()).await?;
         let registration = registry.register_node(spec, &home).await?;
@@ -107,6 +104,7 @@ pub async fn run(config: Config, stop: CancellationToken, ready: oneshot::Sender
         config,
         listener,
         ready: Ready { id, grpc },
+        advertised,
         registry: registry.clone(),
         registration,
         counters: Arc::default(),
@@ -127,6 +125,7 @@ struct Node {
     config: Config,
     listener: std::net::TcpListener,
     ready: Ready,
+    advertised: String,
     registry: Registry,
     registration: Registration,
     counters: Arc<Counters>,
@@ -194,6 +193,7 @@ impl Node {
             cluster: self.config.cluster.clone(),
             node: self.config.id.clone(),
             incarnation,
+            advertised: self.advertised.clone(),
             registry: self.registry.clone(),
             vitals: Vitals::new(self.registry.view(), ticks),
             workers,

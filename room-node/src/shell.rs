@@ -25,6 +25,8 @@ pub(crate) struct Shell {
     pub(crate) cluster: NodeId,
     pub(crate) node: NodeId,
     pub(crate) incarnation: Incarnation,
+    /// host:port at which others reach this node.
+    pub(crate) advertised: String,
     pub(crate) registry: Registry,
     pub(crate) vitals: Vitals,
     pub(crate) workers: Workers,

@@ -57,10 +57,13 @@ impl Dialer {
         }
     }
 
+    /// Where the other processes are. An address has one process, the latest: those that it replaced, this process's own
+    /// predecessors too, are dead although they may still hold seats.
     fn wanted(&self, view: &ClusterView) -> BTreeMap<Incarnation, String> {
         let members = view.placement.iter().flat_map(|p| &p.members);
-        let others = members.filter(|(incarnation, _)| **incarnation != self.shell.incarnation);
-        others.map(|(incarnation, m)| (*incarnation, m.grpc_addr.clone())).collect()
+        let latest: BTreeMap<&str, Incarnation> = members.map(|(i, m)| (m.grpc_addr.as_str(), *i)).collect();
+        let others = latest.into_iter().filter(|(addr, _)| *addr != self.shell.advertised);
+        others.map(|(addr, incarnation)| (incarnation, addr.to_owned())).collect()
     }
 
     fn dial(&mut self, wanted: &BTreeMap<Incarnation, String>) {

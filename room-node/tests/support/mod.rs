@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use roomring_control::daemon::telemetry::LogFormat;
 use roomring_node::config::{Config, Flags};
 use roomring_node::{Error, Ready};
 use roomring_proto::v1::link_client::LinkClient;
@@ -28,38 +29,51 @@ pub(crate) const SLOTS: u32 = 8;
 pub(crate) struct Etcd {
     child: Child,
     pub(crate) url: String,
-    _dir: TempDir,
+    peer: String,
+    dir: TempDir,
 }
 
 impl Etcd {
     pub(crate) fn start() -> Self {
+        // Shown with the output of tests that fail, if wanted: `ROOMRING_TEST_LOG=info`.
+        if let Ok(filter) = std::env::var("ROOMRING_TEST_LOG") {
+            roomring_control::daemon::telemetry::start(&filter, LogFormat::Text).unwrap();
+        }
+        let [url, peer] = [free_port(), free_port()].map(|port| format!("http://127.0.0.1:{port}"));
         let dir = tempfile::tempdir().unwrap();
-        let (client, peer) = (free_port(), free_port());
-        let (url, peer) = (format!("http://127.0.0.1:{client}"), format!("http://127.0.0.1:{peer}"));
-        let child = Command::new("etcd")
-            .args([
-                "--data-dir",
-                dir.path().to_str().unwrap(),
-                "--logger=zap",
-                "--log-level=error",
-                "--unsafe-no-fsync",
-            ])
-            .args(["--listen-client-urls", &url, "--advertise-client-urls", &url])
-            .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
-            .args(["--initial-cluster", &format!("default={peer}")])
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("etcd is installed (Debian: etcd-server)");
-        Self { child, url, _dir: dir }
+        Self { child: spawn(dir.path(), &url, &peer), url, peer, dir }
+    }
+
+    /// Loses all data: the process dies and another starts empty at the same address.
+    #[allow(dead_code, reason = "not every test binary does this")]
+    pub(crate) fn wipe(&mut self) {
+        self.kill();
+        self.dir = tempfile::tempdir().unwrap();
+        self.child = spawn(self.dir.path(), &self.url, &self.peer);
+    }
+
+    fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
 impl Drop for Etcd {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.kill();
     }
+}
+
+fn spawn(dir: &Path, url: &str, peer: &str) -> Child {
+    Command::new("etcd")
+        .args(["--data-dir", dir.to_str().unwrap(), "--log-level=error", "--unsafe-no-fsync"])
+        .args(["--listen-client-urls", url, "--advertise-client-urls", url])
+        .args(["--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer])
+        .args(["--initial-cluster", &format!("default={peer}")])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("etcd is installed (Debian: etcd-server)")
 }
 
 fn free_port() -> u16 {
