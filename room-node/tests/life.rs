@@ -236,3 +236,21 @@ async fn the_binary_says_when_it_is_ready_and_what_is_wrong() {
     let says = String::from_utf8(bad.stderr).unwrap();
     assert_eq!(says, "roomring-node: configuration: `weight`: is 0, it must be 1 to 10000\n");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_that_are_all_told_to_stop_do_not_wait_for_each_other() {
+    let (etcd, homes) = (Etcd::start(), tempfile::tempdir().unwrap());
+    let mut nodes = Vec::new();
+    for id in ["node-1", "node-2", "node-3"] {
+        nodes.push(Node::start(config(&etcd, id, &homes.path().join(id), &["--stop-grace=60s"])).await);
+    }
+    for node in &nodes {
+        until(node.addr, |s| (1..SLOTS).contains(&s.primaries) && s.learners == 0).await;
+    }
+    let told = Instant::now();
+    nodes.iter().for_each(|n| n.stop.cancel());
+    for node in nodes {
+        node.end().await;
+    }
+    assert!(told.elapsed() < Duration::from_secs(10), "{:?}", told.elapsed());
+}
