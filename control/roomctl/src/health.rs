@@ -1,6 +1,6 @@
 //! What is well and what is not, from the keys alone. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use roomring_control::placement::{Placement, SlotRecord};
 use roomring_proto::{Incarnation, NodeId};
@@ -41,8 +41,10 @@ pub(crate) enum NodeState {
     Draining,
     /// Registered, no member yet.
     Joining,
-    /// A member without a key in etcd.
+    /// A member without a key in etcd, though slots count on it.
     Lost,
+    /// A member without a key in etcd or a seat in any slot: it went in order and is about to be forgotten.
+    Left,
     /// Evicted; seats of it may remain.
     Evicted,
 }
@@ -96,6 +98,8 @@ pub(crate) fn nodes(snapshot: &Snapshot) -> Vec<Node> {
     for slot in placement.iter().flat_map(|p| &p.slots) {
         *primaries.entry(slot.primary.incarnation).or_default() += 1;
     }
+    let seated: BTreeSet<Incarnation> =
+        placement.iter().flat_map(|p| &p.slots).flat_map(SlotRecord::seats).map(|seat| seat.incarnation).collect();
     let mut nodes = Vec::new();
     for (id, entry) in &snapshot.nodes {
         let member = placement.and_then(|p| p.members.get(&entry.incarnation)).is_some_and(|m| m.active);
@@ -122,7 +126,11 @@ pub(crate) fn nodes(snapshot: &Snapshot) -> Vec<Node> {
                 addr: member.grpc_addr.clone(),
                 zone: member.zone.clone(),
                 weight: member.weight,
-                state: if member.active { NodeState::Lost } else { NodeState::Evicted },
+                state: match member.active {
+                    false => NodeState::Evicted,
+                    true if seated.contains(incarnation) => NodeState::Lost,
+                    true => NodeState::Left,
+                },
                 primaries: primaries.get(incarnation).copied().unwrap_or(0),
                 wanted: 0,
             });

@@ -30,9 +30,13 @@ pub(crate) struct Row {
 }
 
 impl Row {
-    /// Evicted processes are expected to be silent.
+    /// A process that is expected to answer does not.
     pub(crate) fn in_trouble(&self) -> bool {
-        self.state == NodeState::Lost || (self.state != NodeState::Evicted && self.unreachable.is_some())
+        match self.state {
+            NodeState::Lost => true,
+            NodeState::Left | NodeState::Evicted => false,
+            NodeState::Member | NodeState::Draining | NodeState::Joining => self.unreachable.is_some(),
+        }
     }
 
     pub(crate) fn state_cell(&self) -> comfy_table::Cell {
@@ -42,6 +46,7 @@ impl Row {
             NodeState::Draining => word("draining", Tone::Attention),
             NodeState::Joining => word("joining", Tone::Attention),
             NodeState::Lost => word("lost", Tone::Bad),
+            NodeState::Left => word("left", Tone::Plain),
             NodeState::Evicted => word("evicted", Tone::Attention),
         }
     }

@@ -83,7 +83,11 @@ async fn place(etcd: &mut Client, members: Vec<v1::Member>) {
 async fn an_etcd_that_is_not_there_is_named_with_advice() {
     let ran = roomctl(&["status", "--etcd", "http://127.0.0.1:1"]).await;
     assert_eq!((ran.code, ran.stdout.as_str()), (Some(1), ""));
-    assert!(ran.stderr.contains("(http://127.0.0.1:1: Connection refused") && ran.stderr.contains("--etcd"), "{}", ran.stderr);
+    assert!(
+        ran.stderr.contains("(http://127.0.0.1:1: Connection refused") && ran.stderr.contains("--etcd"),
+        "{}",
+        ran.stderr
+    );
     assert_eq!(ran.stderr.lines().count(), 1, "{}", ran.stderr);
 }
 
@@ -103,7 +107,7 @@ async fn status_tells_slots_and_who_does_not_answer() {
     let (a, b) = (member("a", 5, true), member("b", 6, true));
     register(&mut client, &a).await;
     register(&mut client, &b).await;
-    place(&mut client, vec![a, b.clone()]).await;
+    place(&mut client, vec![a, b, member("c", 7, true)]).await;
     let common = ["--etcd", &etcd.url(), "--cluster", "test"];
     let ran = roomctl(&[&["status", "-o", "json"], &common[..]].concat()).await;
     let status = ran.json();
@@ -121,6 +125,7 @@ async fn status_tells_slots_and_who_does_not_answer() {
     assert!(ran.stdout.contains("lost"), "{}", ran.stdout);
     assert!(!ran.stdout.contains('\u{1b}'), "no colours into a pipe");
     let nodes = roomctl(&[&["nodes", "-o", "json"], &common[..]].concat()).await.json();
+    assert_eq!(nodes[2]["state"], "left", "it has no seat: nobody misses it");
     assert_eq!((&nodes[1]["state"], &nodes[1]["primaries"]), (&"lost".into(), &2.into()));
 }
 
