@@ -32,7 +32,7 @@ pub struct Flags {
     /// Address at which routers and other nodes reach this one [default: the one listened on]
     #[arg(long, env = "ROOMRING_ADVERTISE", value_name = "HOST:PORT")]
     advertise: Option<String>,
-    /// This node's own directory [default: ./roomring-<id>]
+    /// This node's own directory [default: ./roomring-ID]
     #[arg(long, env = "ROOMRING_HOME", value_name = "DIR")]
     home: Option<PathBuf>,
     /// Failure zone; replicas of a slot are spread over zones [default: none]
