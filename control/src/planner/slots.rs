@@ -9,7 +9,7 @@ use crate::placement::{Change, SlotRecord};
 
 /// Most seats that a process receives, and most that one sends, at a time. Bounds the memory and bandwidth of snapshots in
 /// flight, and what is left half done when plans change; large enough that a join takes a handful of rounds.
-const CATCH_UPS: usize = 128;
+pub(super) const CATCH_UPS: usize = 128;
 
 /// Running catch-ups by process.
 #[derive(Default)]

@@ -1,7 +1,7 @@
 //! Where slots should be: consistent hashing with bounded loads.
 //!
 //! Pure, and frozen: every process and release must compute the same, whatever its platform, so there is no floating point
-//! here and `testdata/` holds golden files. How the points of the ring are laid out is told in [`points`].
+//! here and `testdata/` holds golden files. How the points of the ring are laid out is told in `points.rs`.
 
 mod points;
 

@@ -48,7 +48,7 @@ fn the_ring_is_frozen() {
     let mixed = nodes(&[("a", "east", 100), ("b", "east", 50), ("c", "west", 300), ("d", "west", 1), ("e", "", 137)]);
     let pins = BTreeMap::from([(SlotId(0), id("d")), (SlotId(100), id("a"))]);
     let overrides = BTreeMap::from([(SlotId(0), id("a")), (SlotId(1), id("b"))]);
-    let ring = Ring::new(RingParams { vnodes: 64, bound_percent: 110 }, &mixed);
+    let ring = Ring::new(RingParams { vnodes: 64, bound_percent: 101 }, &mixed);
     golden("ring-mixed-250-slots.txt", &ring.wish(250, &pins, &overrides, 3));
 }
 
@@ -74,6 +74,20 @@ fn pinned_slots_count_and_are_honoured_past_the_bound() {
     let wish = Ring::new(RingParams::for_slots(64), &two).wish(64, &pins, &BTreeMap::new(), 1);
     let of_a = wish.iter().filter(|w| w[0] == id("a")).count();
     assert_eq!(of_a, 50, "over its bound of 40 by pins, so it gets nothing else");
+}
+
+#[test]
+fn a_bound_that_is_met_is_kept_to() {
+    let set = nodes(&[("a", "", 100), ("b", "", 100), ("c", "", 200), ("d", "", 100)]);
+    // Few points make an uneven ring, and a bound of 100% has to even out any.
+    for (vnodes, bound_percent, bounds) in [(4, 125, [256, 256, 512, 256]), (1024, 100, [205, 205, 410, 205])] {
+        let none = BTreeMap::new();
+        let wish = Ring::new(RingParams { vnodes, bound_percent }, &set).wish(1024, &none, &none, 1);
+        let loads: Vec<usize> = set.keys().map(|n| wish.iter().filter(|w| w[0] == *n).count()).collect();
+        assert!(loads.iter().zip(bounds).all(|(load, bound)| *load <= bound), "{loads:?}");
+        assert!(loads.iter().zip(bounds).any(|(load, bound)| *load == bound), "{loads:?}: the bound was not met");
+        assert_eq!(loads.iter().sum::<usize>(), 1024);
+    }
 }
 
 #[test]

@@ -86,6 +86,7 @@ fn a_slot_is_recreated_when_its_copies_are_out_of_the_way_for_long_enough() {
     let lapsed = sim.now;
     let recreates = |sim: &Sim| sim.plan(a).iter().any(|c| matches!(c, Change::Recreate { .. }));
     assert!(sim.plan(a).iter().any(|c| matches!(c, Change::Evict { .. })));
+    assert!(!sim.plan(a).iter().any(|c| matches!(c, Change::AddLearner { .. })), "there is nobody to catch up from");
     let wait = recreate_after(FENCE);
     assert!(wait > FENCE);
     sim.pass(wait - Duration::from_millis(1));

@@ -73,6 +73,7 @@ fn a_drain_and_its_end_move_only_that_nodes_slots() {
         sim.settle();
         assert_eq!(sim.places(), before);
         assert_eq!(recreated(&sim), 0);
+        assert_eq!(sim.fewest, replication as usize, "no slot had fewer copies on the way");
     }
 }
 

@@ -9,6 +9,7 @@ use roomring_proto::{Incarnation, NodeId, Seat, SlotId, Term, Uid};
 use crate::clock::Time;
 use crate::placement::fixtures::settings;
 use crate::placement::{Change, FORMAT, Placement, RingParams};
+use crate::planner::slots::CATCH_UPS;
 use crate::planner::{self, History, ReadySeat, Situation};
 use crate::view::{ClusterView, Intents, NodeEntry};
 
@@ -25,6 +26,8 @@ pub(super) struct Sim {
     pub(super) answering: BTreeSet<Incarnation>,
     /// Every change written.
     pub(super) log: Vec<Change>,
+    /// Fewest in-sync seats that any slot had in any placement.
+    pub(super) fewest: usize,
     next_incarnation: u64,
     gone: BTreeSet<(usize, Seat)>,
     primaries: BTreeMap<(usize, Term), Seat>,
@@ -43,6 +46,7 @@ impl Sim {
             now: Time(Duration::from_secs(1)),
             answering: BTreeSet::new(),
             log: Vec::new(),
+            fewest: usize::MAX,
             next_incarnation: 100,
             gone: BTreeSet::new(),
             primaries: BTreeMap::new(),
@@ -171,6 +175,13 @@ impl Sim {
                 assert!(record.term >= old.term && record.generation >= old.generation);
                 self.gone.extend(old.seats().filter(|s| !record.seats().any(|n| n == *s)).map(|s| (slot, s)));
             }
+        }
+        let in_sync = next.slots.iter().map(|r| r.in_sync.len());
+        self.fewest = in_sync.chain([self.fewest]).min().unwrap_or(0);
+        for name in self.view.nodes.keys() {
+            let running =
+                next.slots.iter().filter(|r| r.learners.iter().any(|s| next.members[&s.incarnation].node == *name));
+            assert!(running.count() <= CATCH_UPS, "too many catch-ups at once on {name}");
         }
         self.view.placement = Some(Arc::new(next));
         self.view.placement_revision += 1;
