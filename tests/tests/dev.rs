@@ -135,7 +135,7 @@ async fn lost_child(dev: &mut Dev, ann: &Client, bob: &Client) {
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), Signal::SIGKILL).expect("a running child");
     eventually(&format!("a report of {victim}, pid {pid}"), LIMIT, async || {
         let log = dev.process.log();
-        log.lines().any(|l| l.contains(&victim) && l.contains(&pid.to_string())).then_some(())
+        log.lines().any(|l| l.contains(&format!("{victim} (pid {pid}) ended"))).then_some(())
     })
     .await;
     assert!(!alive(pid.unsigned_abs()), "pid {pid} is gone");
