@@ -216,3 +216,39 @@ pub struct Presence {
     /// Distinct users.
     pub num_users: u32,
 }
+
+impl Command {
+    /// The room it is about.
+    pub(super) fn room(&self) -> &RoomId {
+        match self {
+            Self::Subscribe { room, .. }
+            | Self::Unsubscribe { room, .. }
+            | Self::Publish { room, .. }
+            | Self::History { room, .. }
+            | Self::Presence { room, .. } => room,
+        }
+    }
+
+    /// Answers it with an error; an unsubscribe always works.
+    pub(super) fn refuse(self, error: ErrorCode) {
+        match self {
+            Self::Subscribe { request, room, client, .. } => {
+                client.queue.push(ToClient::Subscribed { request, room, result: Err(error) });
+            }
+            Self::Unsubscribe { request, room, client } => {
+                if let Some(request) = request {
+                    client.queue.push(ToClient::Unsubscribed { request, room });
+                }
+            }
+            Self::Publish { request, client, .. } => {
+                client.queue.push(ToClient::Published { request, result: Err(error) });
+            }
+            Self::History { request, client, .. } => {
+                client.queue.push(ToClient::History { request, result: Err(error) });
+            }
+            Self::Presence { request, client, .. } => {
+                client.queue.push(ToClient::Presence { request, result: Err(error) });
+            }
+        }
+    }
+}

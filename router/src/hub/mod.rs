@@ -17,6 +17,8 @@ mod room;
 mod sim;
 mod slot;
 #[cfg(test)]
+mod slot_tests;
+#[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod tests;
@@ -170,7 +172,7 @@ impl Hub {
 
     fn event(&self, command: Command) -> Option<(&mpsc::Sender<Event>, Event)> {
         let placement = self.view.borrow().placement.clone()?;
-        let slot = room_of(&command).slot(placement.settings.slots);
+        let slot = command.room().slot(placement.settings.slots);
         let worker = self.workers.get(slot.0 as usize % self.workers.len())?;
         Some((worker, Event::Command { uid: placement.uid, slot, command }))
     }
@@ -197,15 +199,5 @@ impl Backend for Hub {
         let slot = room.slot(placement.settings.slots);
         let (_, member) = placement.primary_of(slot)?;
         Some(Whereabouts { slot, node: member.node.clone() })
-    }
-}
-
-fn room_of(command: &Command) -> &RoomId {
-    match command {
-        Command::Subscribe { room, .. }
-        | Command::Unsubscribe { room, .. }
-        | Command::Publish { room, .. }
-        | Command::History { room, .. }
-        | Command::Presence { room, .. } => room,
     }
 }

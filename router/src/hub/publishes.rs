@@ -268,6 +268,9 @@ mod tests {
         p.send(1, G1);
         p.send(2, G1);
         assert_eq!(p.answered(refused(2, Reason::NotPrimary)), Verdict::Elsewhere);
+        let again = p.send(2, Generation(2)).unwrap();
+        assert_eq!(again.generation, 0, "no generation has it");
+        assert_eq!(p.answered(refused(2, Reason::NotPrimary)), Verdict::Elsewhere);
         p.expire(at(3_999));
         assert_eq!(errors(&c), []);
         p.expire(at(4_000));

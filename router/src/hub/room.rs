@@ -57,7 +57,10 @@ pub(super) enum Standing {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Place {
     pub(super) position: Position,
+    /// Last event.
     pub(super) lsn: Lsn,
+    /// Last publication, as far as is known: nothing is missing up to here.
+    whole: Lsn,
 }
 
 /// A room at this router.
@@ -66,6 +69,8 @@ pub(super) struct Room {
     id: RoomId,
     standing: Standing,
     place: Option<Place>,
+    /// A publication was seen to be missing.
+    hole: bool,
     members: Members,
     entrance: Entrance,
     /// Members that were dropped a moment ago and are still announced as present.
@@ -79,6 +84,7 @@ impl Room {
             id,
             standing: Standing::Wanted { not_before: now },
             place: None,
+            hole: false,
             members: Members::default(),
             entrance: Entrance::default(),
             lingering: BTreeMap::new(),
@@ -105,7 +111,8 @@ impl Room {
             room: self.id.as_str().to_owned(),
             epoch: self.place.map(|p| p.position.epoch.into()),
             seq: self.place.map_or(0, |p| p.position.seq.0),
-            lsn: self.place.map_or(0, |p| p.lsn.0),
+            // A join may have been delivered after what is missing: all since the last publication comes again.
+            lsn: self.place.map_or(0, |p| if self.hole { p.whole.0 } else { p.lsn.0 }),
             members: self.present().collect(),
         }
     }
@@ -148,7 +155,9 @@ impl Room {
     /// The primary attached it.
     pub(super) fn attached(&mut self, now: Time, answer: v1::RoomAttached, fx: &mut Effects) {
         let Some(epoch) = answer.epoch.map(Epoch::from) else { return self.want(now + ATTACH_AGAIN_AFTER) };
-        let start = Place { position: Position { epoch, seq: Seq(answer.seq) }, lsn: Lsn(answer.lsn) };
+        let lsn = Lsn(answer.lsn);
+        let start = Place { position: Position { epoch, seq: Seq(answer.seq) }, lsn, whole: lsn };
+        self.hole = false;
         let before = self.place;
         match before {
             None => self.place = Some(start),
@@ -223,11 +232,15 @@ impl Room {
                 Some(Kind::Publication(p)) if p.seq - 1 == place.position.seq.0 => {
                     place.position.seq = Seq(p.seq);
                     place.lsn = place.lsn.max(Lsn(p.lsn));
+                    place.whole = place.whole.max(Lsn(p.lsn));
                     self.entrance.remember(p);
                     self.members.publication(&self.id, epoch, p)
                 }
                 // One is missing in between.
-                Some(Kind::Publication(_)) => return self.want(now),
+                Some(Kind::Publication(_)) => {
+                    self.hole = true;
+                    return self.want(now);
+                }
                 Some(Kind::Join(e) | Kind::Leave(e)) if e.lsn <= place.lsn.0 => continue,
                 Some(kind @ (Kind::Join(e) | Kind::Leave(e))) => {
                     place.lsn = Lsn(e.lsn);

@@ -51,6 +51,7 @@ struct Stats {
     joins: u32,
     repeats: u32,
     replayed: usize,
+    lost: usize,
 }
 
 #[derive(Debug)]
@@ -60,7 +61,7 @@ enum Owed {
 }
 
 impl Stats {
-    fn all(&self) -> [(&'static str, usize); 11] {
+    fn all(&self) -> [(&'static str, usize); 12] {
         [
             ("recovered", self.recovered as usize),
             ("recovered with something missed", self.recovered_some as usize),
@@ -73,6 +74,7 @@ impl Stats {
             ("joins seen", self.joins as usize),
             ("publishes sent again", self.repeats as usize),
             ("events replayed", self.replayed),
+            ("publications lost on the way", self.lost),
         ]
     }
 }
@@ -162,14 +164,16 @@ impl World {
             25..50 => self.node_acts(),
             50..75 => self.router_hears(),
             75..82 => self.other_router_publishes(),
-            82..92 => {
+            82..91 => {
                 let ms = self.rng.random_range(1..400);
                 self.now = self.now + Duration::from_millis(ms);
             }
-            92..94 => self.link_up(),
+            91..93 => self.link_up(),
+            93 => self.see_placement(),
             94 => self.link_down(),
             95 => self.change_primary(),
-            96..98 => self.see_placement(),
+            96 => self.see_placement(),
+            97 => self.lose_a_publication(),
             98 => self.model.base = self.model.lsn,
             _ => {
                 if self.rng.random_bool(0.3) {
@@ -202,6 +206,18 @@ impl World {
                 self.model.detach();
             }
             self.follow();
+        }
+    }
+
+    /// No link does that, but it must not matter.
+    fn lose_a_publication(&mut self) {
+        let is_publication = |message: &FromNode| {
+            let FromNode::Deliver(deliver) = message else { return false };
+            matches!(deliver.events.first(), Some(v1::Event { kind: Some(v1::event::Kind::Publication(_)) }))
+        };
+        if let Some(i) = self.to_router.iter().position(|(_, message)| is_publication(message)) {
+            self.to_router.remove(i);
+            self.stats.lost += 1;
         }
     }
 

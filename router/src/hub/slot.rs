@@ -2,24 +2,22 @@
 //! carries what comes out to the nodes, and calls again at [`Slot::next_deadline`]. Answers and pushes go straight into the
 //! clients' queues, which never waits.
 
+mod primary;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use roomring_control::clock::Time;
 use roomring_proto::close::ErrorCode;
-use roomring_proto::{Epoch, Generation, PlacementRef, RoomId, SlotId, Term, v1};
-use v1::node_message::Kind as FromNode;
+use roomring_proto::{PlacementRef, RoomId, SlotId, v1};
 use v1::router_message::Kind as ToNode;
 
-use super::api::Command;
+use super::api::{Command, ToClient};
 use super::attach::{Attachment, Link, Route};
 use super::entrance::Newcomer;
-use super::publishes::{self, Publishes};
+use super::publishes::Publishes;
 use super::requests::{self, Requests};
 use super::room::{Effects, Room, Standing};
-
-/// About so many bytes go into one attach; what does not fit is attached right after, in further ones.
-const ATTACH_BYTES: usize = 4 << 20;
 
 /// A message for the node at the other end of `link`.
 #[derive(Debug)]
@@ -103,7 +101,7 @@ impl Slot {
         self.counts.members = 0;
         // Rooms may be in other slots now: clients ask again.
         for command in std::mem::take(&mut self.deferred).into_iter().chain(fx.commands) {
-            refuse(command, ErrorCode::INTERNAL);
+            command.refuse(ErrorCode::INTERNAL);
         }
     }
 
@@ -148,7 +146,7 @@ impl Slot {
                 if self.rooms.contains_key(&room) {
                     self.with_room(now, room.as_str(), out, |room, fx| room.unsubscribe(now, request, &client, fx));
                 } else if let Some(request) = request {
-                    client.queue.push(super::api::ToClient::Unsubscribed { request, room });
+                    client.queue.push(ToClient::Unsubscribed { request, room });
                 }
             }
             Command::Publish { request, room, client, data, id } => {
@@ -215,122 +213,6 @@ impl Slot {
         }
     }
 
-    fn announce(&self, room: &RoomId, fx: &mut Effects, out: &mut Vec<Output>) {
-        let Some(link) = self.attachment.link().filter(|_| !(fx.joined.is_empty() && fx.left.is_empty())) else {
-            return;
-        };
-        let presence = v1::Presence {
-            slot: self.id.0,
-            room: room.as_str().to_owned(),
-            joined: std::mem::take(&mut fx.joined),
-            left: std::mem::take(&mut fx.left),
-        };
-        out.push(Output { link, message: ToNode::Presence(presence) });
-    }
-
-    /// A node speaks.
-    pub(super) fn node(&mut self, now: Time, link: Link, message: FromNode, out: &mut Vec<Output>) {
-        if !self.attachment.listens_to(link) {
-            return;
-        }
-        match message {
-            FromNode::Attached(answer) => self.attached(now, answer, out),
-            FromNode::Deliver(deliver) => self.deliver(now, deliver, out),
-            FromNode::Published(answer) => {
-                if self.publishes.answered(answer) == publishes::Verdict::Elsewhere {
-                    self.lost_attached(now);
-                }
-            }
-            FromNode::NotPrimary(refusal) => {
-                self.attachment.saw(Term(refusal.term));
-                self.lost(now);
-            }
-            FromNode::History(reply) => {
-                let verdict = self.requests.history_answered(reply);
-                self.request_answered(now, verdict, out);
-            }
-            FromNode::Presence(reply) => {
-                let verdict = self.requests.presence_answered(reply);
-                self.request_answered(now, verdict, out);
-            }
-            // Matters of the link, not of a slot.
-            FromNode::Hello(_) | FromNode::Heartbeat(_) | FromNode::Placement(_) => {}
-        }
-        self.run_deferred(now, out);
-    }
-
-    fn request_answered(&mut self, now: Time, verdict: requests::Verdict, out: &mut Vec<Output>) {
-        match verdict {
-            requests::Verdict::Settled => {}
-            requests::Verdict::Elsewhere => self.lost_attached(now),
-            requests::Verdict::Fetched { room, fetched } => {
-                self.with_room(now, room.as_str(), out, |room, fx| room.fetched(now, fetched, fx));
-            }
-        }
-    }
-
-    fn lost(&mut self, now: Time) {
-        self.attachment.lost(now);
-        self.unattached(now);
-    }
-
-    /// Something sent under an attachment was refused. While attaching that was an earlier one: the attach is answered too.
-    fn lost_attached(&mut self, now: Time) {
-        if self.attachment.attached().is_some() {
-            self.lost(now);
-        }
-    }
-
-    fn attached(&mut self, now: Time, answer: v1::Attached, out: &mut Vec<Output>) {
-        let whole = self.attachment.awaits() == Some(answer.attach_id);
-        if !whole && self.attachment.attached().is_none() {
-            return;
-        }
-        if answer.refused.is_some() {
-            self.attachment.saw(Term(answer.term));
-            return self.lost(now);
-        }
-        if whole && !self.attachment.confirmed(now, Term(answer.term), Generation(answer.generation)) {
-            return self.unattached(now);
-        }
-        let Some(attached) = self.attachment.attached() else { return };
-        if Term(answer.term) != attached.term {
-            // The primary got another term in between: it is attached anew in that.
-            self.attachment.saw(Term(answer.term));
-            return self.lost(now);
-        }
-        for room in answer.rooms {
-            let asked = self.rooms.get(room.room.as_str()).map(Room::standing);
-            if !matches!(asked, Some(Standing::Asked { attach_id, .. }) if attach_id == answer.attach_id) {
-                continue;
-            }
-            let id = room.room.clone();
-            self.with_room(now, &id, out, |r, fx| match &room.refused {
-                Some(refusal) => r.refused(now, refusal, fx),
-                None => r.attached(now, room, fx),
-            });
-        }
-        if whole {
-            let again = self.publishes.send_again(attached.generation).into_iter().map(ToNode::Publish);
-            let again = again.chain(self.requests.send_again(self.attachment.term_seen()));
-            out.extend(again.map(|message| Output { link: attached.link, message }));
-        }
-    }
-
-    fn deliver(&mut self, now: Time, deliver: v1::Deliver, out: &mut Vec<Output>) {
-        let Some(attached) = self.attachment.attached() else { return };
-        let term = Term(deliver.term);
-        if term > attached.term {
-            // Of an attachment that was never confirmed here.
-            self.attachment.saw(term);
-            return self.lost(now);
-        }
-        if term == attached.term {
-            let epoch = deliver.epoch.map(Epoch::from);
-            self.with_room(now, &deliver.room, out, |room, fx| room.deliver(now, epoch, &deliver.events, fx));
-        }
-    }
-
     /// Lets time pass.
     pub(super) fn tick(&mut self, now: Time, out: &mut Vec<Output>) {
         self.publishes.expire(now);
@@ -376,61 +258,8 @@ impl Slot {
         room.is_some_and(|room| !matches!(room.standing(), Standing::Wanted { .. }))
     }
 
-    /// After a batch of the above: attaches what is to be attached.
-    pub(super) fn flush(&mut self, now: Time, out: &mut Vec<Output>) {
-        if let Some(link) = self.attachment.ready(now).filter(|_| self.is_needed()) {
-            let due: Vec<RoomId> = self.rooms.keys().cloned().collect();
-            let (attach, rest) = self.attach(now, due, true);
-            self.wanted = rest.into_iter().collect();
-            self.attachment.sent(now, link, attach.attach_id);
-            out.push(Output { link, message: ToNode::Attach(attach) });
-        }
-        let Some(attached) = self.attachment.attached() else { return };
-        let is_due = |room: &Room| matches!(room.standing(), Standing::Wanted { not_before } if not_before <= now);
-        self.wanted.retain(|id| self.rooms.get(id).is_some_and(|r| matches!(r.standing(), Standing::Wanted { .. })));
-        let mut due: Vec<RoomId> =
-            self.wanted.iter().filter(|id| self.rooms.get(*id).is_some_and(is_due)).cloned().collect();
-        while !due.is_empty() {
-            for id in &due {
-                self.wanted.remove(id);
-            }
-            let (attach, rest) = self.attach(now, due, false);
-            out.push(Output { link: attached.link, message: ToNode::Attach(attach) });
-            due = rest;
-        }
-    }
-
     fn is_needed(&self) -> bool {
         !(self.rooms.is_empty() && self.publishes.is_empty() && self.requests.is_empty())
-    }
-
-    /// The attach of `rooms`, and those that no longer fit in.
-    fn attach(&mut self, now: Time, mut rooms: Vec<RoomId>, whole: bool) -> (v1::Attach, Vec<RoomId>) {
-        self.last_attach += 1;
-        let mut asked = Vec::new();
-        let mut bytes = 0;
-        let mut count = 0;
-        for id in &rooms {
-            if bytes >= ATTACH_BYTES {
-                break;
-            }
-            count += 1;
-            let Some(room) = self.rooms.get_mut(id) else { continue };
-            let attach = room.ask(now, self.last_attach);
-            bytes += prost::Message::encoded_len(&attach);
-            asked.push(attach);
-        }
-        let rest = rooms.split_off(count);
-        self.sweep_by(now + super::room::ANSWER_WITHIN);
-        let attach = v1::Attach {
-            slot: self.id.0,
-            attach_id: self.last_attach,
-            term_seen: self.attachment.term_seen().0,
-            placement: self.placement.map(Into::into),
-            rooms: asked,
-            whole,
-        };
-        (attach, rest)
     }
 
     fn sweep_by(&mut self, at: Time) {
@@ -442,29 +271,5 @@ impl Slot {
         let attachment = self.attachment.next_deadline().filter(|_| self.is_needed());
         let waits = [attachment, self.publishes.next_deadline(), self.requests.next_deadline()];
         waits.into_iter().chain([self.sweep_at]).flatten().min()
-    }
-}
-
-/// What a command is answered with when the hub cannot take it.
-pub(super) fn refuse(command: Command, error: ErrorCode) {
-    use super::api::ToClient;
-    match command {
-        Command::Subscribe { request, room, client, .. } => {
-            client.queue.push(ToClient::Subscribed { request, room, result: Err(error) });
-        }
-        Command::Unsubscribe { request, room, client } => {
-            if let Some(request) = request {
-                client.queue.push(ToClient::Unsubscribed { request, room });
-            }
-        }
-        Command::Publish { request, client, .. } => {
-            client.queue.push(ToClient::Published { request, result: Err(error) });
-        }
-        Command::History { request, client, .. } => {
-            client.queue.push(ToClient::History { request, result: Err(error) });
-        }
-        Command::Presence { request, client, .. } => {
-            client.queue.push(ToClient::Presence { request, result: Err(error) });
-        }
     }
 }

@@ -18,7 +18,7 @@ use v1::router_message::Kind as ToNode;
 use super::api::Command;
 use super::attach::{Link, Route};
 use super::outbox::Outbox;
-use super::slot::{Counts, Output, Slot, refuse};
+use super::slot::{Counts, Output, Slot};
 
 /// Events that wait for a worker. Senders wait when it is full; a worker handles some 100,000 a second.
 pub(super) const MAILBOX: usize = 4_096;
@@ -197,7 +197,7 @@ impl Worker {
             Event::Command { uid, slot, command } => {
                 if self.placement.as_ref().is_none_or(|p| p.uid != uid) {
                     // The cluster began anew in between: the room may be in another slot.
-                    return refuse(command, ErrorCode::INTERNAL);
+                    return command.refuse(ErrorCode::INTERNAL);
                 }
                 if !self.slots.contains_key(&slot) {
                     self.slots.insert(slot, Slot::new(slot, self.publish_deadline));
