@@ -9,7 +9,7 @@ mod report;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, anyhow};
+use anyhow::{Context, anyhow, bail};
 use futures_util::future::try_join_all;
 use roomring_control::daemon::{shutdown, telemetry};
 use roomring_control::embedded_etcd::EmbeddedEtcd;
@@ -55,12 +55,17 @@ pub(crate) async fn run(args: DevArgs) -> anyhow::Result<Outcome> {
     if let Some(etcd) = etcd {
         etcd.stopped().await;
     }
-    // After a bad setting there is nothing in them to read.
-    if !matches!(&ended, Ok(Outcome::Fine)) && !ended.as_ref().is_err_and(|e| e.is::<Usage>()) {
-        let kept = dir.keep();
-        eprintln!("roomctl: the logs are kept in {}", kept.display());
+    let worth_reading = match &ended {
+        Ok(deaths) => *deaths != Deaths::None,
+        Err(e) => !e.is::<Usage>(),
+    };
+    if worth_reading {
+        eprintln!("roomctl: the logs are kept in {}", dir.keep().display());
     }
-    ended
+    match ended? {
+        Deaths::None | Deaths::Some => Ok(Outcome::Fine),
+        Deaths::All => bail!("nothing is left running"),
+    }
 }
 
 async fn serve_etcd(stop: &CancellationToken) -> anyhow::Result<EmbeddedEtcd> {
@@ -72,6 +77,14 @@ async fn serve_etcd(stop: &CancellationToken) -> anyhow::Result<EmbeddedEtcd> {
     EmbeddedEtcd::start(any, stop.clone()).await.context("serving etcd")
 }
 
+/// How many processes ended without being told to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Deaths {
+    None,
+    Some,
+    All,
+}
+
 /// Starts everything, tells once it is ready, and runs until told to stop or nothing is left.
 async fn operate(
     args: &DevArgs,
@@ -80,7 +93,7 @@ async fn operate(
     embedded: bool,
     dir: &Path,
     stop: &CancellationToken,
-) -> anyhow::Result<Outcome> {
+) -> anyhow::Result<Deaths> {
     eprintln!("roomctl: starting {} node(s) and {} router(s); logs in {}", args.nodes, args.routers, dir.display());
     let mut children = plan.specs.iter().map(Child::spawn).collect::<anyhow::Result<Vec<_>>>()?;
     let spoken = stop.run_until_cancelled(try_join_all(children.iter_mut().map(|c| c.ready(READY_WITHIN)))).await;
@@ -105,22 +118,19 @@ async fn operate(
     if up.is_err() {
         end.cancel();
     }
-    let outcome = watch(&mut running, &end).await?;
-    up.map(|()| outcome)
+    let deaths = watch(&mut running, &end).await?;
+    up.map(|()| deaths)
 }
 
 /// Reports whatever ends by itself, until all have ended.
-async fn watch(running: &mut JoinSet<Ended>, end: &CancellationToken) -> anyhow::Result<Outcome> {
-    let mut outcome = Outcome::Fine;
+async fn watch(running: &mut JoinSet<Ended>, end: &CancellationToken) -> anyhow::Result<Deaths> {
+    let mut deaths = Deaths::None;
     while let Some(ended) = running.join_next().await {
         let ended = ended.context("watching a process")?;
         if !end.is_cancelled() {
-            outcome = Outcome::Trouble;
             eprintln!("roomctl: {ended}");
-            if running.is_empty() {
-                eprintln!("roomctl: nothing is left running");
-            }
+            deaths = if running.is_empty() { Deaths::All } else { Deaths::Some };
         }
     }
-    Ok(outcome)
+    Ok(deaths)
 }
