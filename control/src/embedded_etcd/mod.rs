@@ -4,7 +4,7 @@
 //! Range, Put, DeleteRange, Txn (not nested), Compact, Watch, the lease calls and Maintenance.Status; everything else
 //! answers `UNIMPLEMENTED`. Nothing is kept on disk: when it stops, the cluster's keys are gone.
 //!
-//! [`store`] is pure (revisions, transactions, leases; time is an argument); the other modules are tonic shells around it.
+//! The `store` is pure (revisions, transactions, leases; time is an argument); the other modules are tonic shells around it.
 
 mod error;
 mod kv;

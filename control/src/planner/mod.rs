@@ -68,7 +68,7 @@ pub fn recreate_after(fence_after: Duration) -> Duration {
 }
 
 /// The changes that should go into the next write, in order: they fit the view's placement. Empty if there is no placement
-/// (then see [`form`]) or this process may not write it.
+/// (then see [`form()`]) or this process may not write it.
 pub fn plan(situation: &Situation<'_>) -> Vec<Change> {
     let Some(base) = situation.view.placement.as_deref() else { return Vec::new() };
     let processes = Processes::new(situation.view);
