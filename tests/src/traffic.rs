@@ -1,6 +1,7 @@
 //! Publishers that go on while a test does something to the cluster.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -47,10 +48,13 @@ impl Traffic {
         pause: Duration,
         count: Option<usize>,
     ) -> Self {
+        // Payloads of one run are never those of another.
+        static RUNS: AtomicU64 = AtomicU64::new(0);
+        let run = RUNS.fetch_add(1, Ordering::Relaxed);
         let stop = watch::Sender::new(false);
         let mut publishers = JoinSet::new();
         for (client, room) in pairs {
-            publishers.spawn(publish(client, room, pause, count, stop.subscribe()));
+            publishers.spawn(publish(client, room, run, pause, count, stop.subscribe()));
         }
         Self { stop, publishers }
     }
@@ -81,13 +85,14 @@ impl Outcome {
 async fn publish(
     client: Arc<Client>,
     room: String,
+    run: u64,
     pause: Duration,
     count: Option<usize>,
     mut stop: watch::Receiver<bool>,
 ) -> Vec<Sent> {
     let mut all = Vec::new();
     while !*stop.borrow() && !client.is_closed() && count.is_none_or(|count| all.len() < count) {
-        let text = format!("{} #{}", client.id(), all.len());
+        let text = format!("{} {run}.{}", client.id(), all.len());
         let outcome = Outcome::of(client.publish(&room, text.clone()).await);
         let data = serde_json::Value::from(text).to_string();
         all.push(Sent { room: room.clone(), publisher: client.id(), data, outcome });

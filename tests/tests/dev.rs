@@ -14,7 +14,7 @@ const LIMIT: Duration = Duration::from_secs(90);
 struct Dev {
     process: Process,
     line: Value,
-    dir: tempfile::TempDir,
+    _dir: tempfile::TempDir,
     _turn: Turn,
 }
 
@@ -28,7 +28,7 @@ impl Dev {
         let mut process = Process::start("roomctl", &binary("roomctl"), &args, &dir.path().join("roomctl.log"));
         let line = process.line("its line of JSON", LIMIT).await;
         let line: Value = serde_json::from_str(&line).unwrap_or_else(|e| panic!("{e} in {line:?}"));
-        Self { process, line, dir, _turn: turn }
+        Self { process, line, _dir: dir, _turn: turn }
     }
 
     fn list(&self, kind: &str) -> &[Value] {
@@ -103,7 +103,7 @@ async fn dev_brings_a_cluster_up_and_takes_it_down() {
 
     dev.process.signal(Signal::SIGINT);
     let status = dev.process.exit(LIMIT).await;
-    assert_eq!(status.code(), Some(0), "Ctrl-C is how it ends:\n{}", dev.process.tail());
+    assert_eq!(status.code(), Some(1), "it ends as told, and says that not all went well:\n{}", dev.process.tail());
     dev.all_gone().await;
 }
 
@@ -165,13 +165,16 @@ async fn a_killed_dev_leaves_nothing_behind() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn dev_hands_a_configuration_to_the_routers() {
+async fn dev_hands_a_configuration_to_the_routers_and_ends_by_ctrl_c() {
     let config = tempfile::NamedTempFile::new().expect("a file");
     roomring_tests::write(config.path(), "page = false\n");
     let path = config.path().display().to_string();
-    let dev = Dev::start(&["--nodes", "1", "--routers", "1", "--config", &path]).await;
+    let mut dev = Dev::start(&["--nodes", "1", "--routers", "1", "--config", &path]).await;
     assert_eq!(get(dev.routers()[0], "/").await.status, 404, "the page is switched off");
-    assert!(dev.dir.path().exists());
+    dev.process.signal(Signal::SIGINT);
+    let status = dev.process.exit(LIMIT).await;
+    assert_eq!(status.code(), Some(0), "Ctrl-C is how it ends:\n{}", dev.process.tail());
+    dev.all_gone().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
