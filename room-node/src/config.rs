@@ -261,6 +261,9 @@ impl Settings for Config {
         if self.etcd.iter().all(String::is_empty) {
             return Err(Invalid::new("etcd", "needs at least one URL"));
         }
+        if let Some(url) = self.etcd.iter().find(|url| !is_url(url)) {
+            return Err(Invalid::new("etcd", format!("is {url:?}, it must be a URL such as http://127.0.0.1:2379")));
+        }
         match &self.advertise {
             None if self.listen.ip().is_unspecified() => {
                 return Err(Invalid::new("advertise", format!("must be given when listening on {}", self.listen)));
@@ -332,6 +335,11 @@ impl Config {
     }
 }
 
+fn is_url(url: &str) -> bool {
+    let uri = url.parse::<tonic::transport::Uri>();
+    uri.is_ok_and(|u| matches!(u.scheme_str(), Some("http" | "https")) && u.host().is_some_and(|h| !h.is_empty()))
+}
+
 fn is_host_and_port(addr: &str) -> bool {
     let uri = format!("http://{addr}").parse::<tonic::transport::Uri>();
     uri.is_ok_and(|u| u.authority().is_some_and(|a| a.as_str() == addr) && u.port_u16().is_some_and(|p| p != 0))
@@ -397,6 +405,8 @@ mod tests {
             ("--history-bytes=1GiB", "`history_bytes`: is 1GiB, the limit is 8MiB"),
             ("--cluster=a/b", "`cluster`: node id may only have letters"),
             ("--etcd=", "`etcd`: needs at least one URL"),
+            ("--etcd=not a url", "`etcd`: is \"not a url\", it must be a URL such as http://127.0.0.1:2379"),
+            ("--etcd=http://a:1,b:2", "`etcd`: is \"b:2\", it must be a URL"),
         ] {
             let error = config(&[flag]).unwrap_err();
             assert!(error.contains(says), "{flag}: {error}");

@@ -23,9 +23,13 @@ impl Dev {
         let turn = Turn::wait(Weight::Light);
         let dir = tempfile::tempdir().expect("a directory");
         let http = free_pair();
-        let mut args = vec!["dev", "--json", "--http", &http, "--fence-after", "2s"];
+        // What it leaves behind for people to read goes where this test cleans up.
+        let (temporary, program) =
+            (format!("TMPDIR={}", dir.path().display()), binary("roomctl").display().to_string());
+        let mut args = vec![&*temporary, &*program, "dev", "--json", "--http", &http, "--fence-after", "2s"];
         args.extend(extra);
-        let mut process = Process::start("roomctl", &binary("roomctl"), &args, &dir.path().join("roomctl.log"));
+        let env = Path::new("/usr/bin/env");
+        let mut process = Process::start("roomctl", env, &args, &dir.path().join("roomctl.log"));
         let line = process.line("its line of JSON", LIMIT).await;
         let line: Value = serde_json::from_str(&line).unwrap_or_else(|e| panic!("{e} in {line:?}"));
         Self { process, line, _dir: dir, _turn: turn }
@@ -103,7 +107,7 @@ async fn dev_brings_a_cluster_up_and_takes_it_down() {
 
     dev.process.signal(Signal::SIGINT);
     let status = dev.process.exit(LIMIT).await;
-    assert_eq!(status.code(), Some(1), "it ends as told, and says that not all went well:\n{}", dev.process.tail());
+    assert_eq!(status.code(), Some(0), "Ctrl-C is how it ends, whatever happened before:\n{}", dev.process.tail());
     dev.all_gone().await;
 }
 
