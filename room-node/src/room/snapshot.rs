@@ -79,6 +79,7 @@ impl Parts {
             created: room.created().0,
             seq: room.seq.0,
             lsn: room.lsn.0,
+            presence_lsn: room.presence_lsn.0,
             ..Default::default()
         };
         self.make_space(head.encoded_len());
@@ -137,7 +138,7 @@ fn number_state(number: u64, place: &Place) -> v1::NumberState {
 }
 
 fn head(epoch: Epoch, state: &v1::RoomState) -> Room {
-    Room { seq: Seq(state.seq), lsn: Lsn(state.lsn), ..Room::new(epoch) }
+    Room { seq: Seq(state.seq), lsn: Lsn(state.lsn), presence_lsn: Lsn(state.presence_lsn), ..Room::new(epoch) }
 }
 
 fn fill(room: &mut Room, epoch: Epoch, state: v1::RoomState, limits: &RoomLimits) -> Result<(), Malformed> {

@@ -18,6 +18,7 @@ pub struct Room {
     pub(super) epoch: Epoch,
     pub(super) seq: Seq,
     pub(super) lsn: Lsn,
+    pub(super) presence_lsn: Lsn,
     pub(super) history: History,
     pub(super) members: Members,
     pub(super) ids: SeenIds,
@@ -40,6 +41,7 @@ impl Room {
             epoch,
             seq: Seq(0),
             lsn: epoch.created,
+            presence_lsn: Lsn(0),
             history: History::default(),
             members: Members::default(),
             ids: SeenIds::default(),
@@ -65,6 +67,11 @@ impl Room {
     /// lsn of its newest event (publication, join or leave as members see them); of its creation before the first.
     pub fn lsn(&self) -> Lsn {
         self.lsn
+    }
+
+    /// lsn of its newest join or leave as members see them; 0 before the first. After it there were publications only.
+    pub fn presence_lsn(&self) -> Lsn {
+        self.presence_lsn
     }
 
     /// Kept publications: oldest first after `since`, or with `reverse` newest first before `since`. At most `limit`,
@@ -159,7 +166,7 @@ impl Room {
         let before = self.members.insert(Member { info: info.clone(), router, announced });
         self.relist(limits);
         let event = (present.is_none() && announced).then(|| {
-            self.lsn = lsn;
+            (self.lsn, self.presence_lsn) = (lsn, lsn);
             Kind::Join(v1::PresenceEvent { lsn: lsn.0, info: Some(info.into()) })
         });
         (event, before.map(|m| m.router))
@@ -170,7 +177,7 @@ impl Room {
         let Some(member) = self.members.remove(client) else { return (None, None) };
         self.relist(limits);
         let event = member.announced.then(|| {
-            self.lsn = lsn;
+            (self.lsn, self.presence_lsn) = (lsn, lsn);
             Kind::Leave(v1::PresenceEvent { lsn: lsn.0, info: Some((&member.info).into()) })
         });
         (event, Some(member.router))

@@ -45,6 +45,8 @@ pub(super) struct Leader {
     pub(super) held: Vec<HeldAttach>,
     /// Router processes without a link, and when their members leave.
     pub(super) gone: BTreeMap<Incarnation, Time>,
+    /// Links that attached the whole slot in this term and were refused nothing since: their publishes are taken.
+    pub(super) open: BTreeSet<LinkId>,
     /// Links that this primary answered in any way.
     pub(super) known: BTreeSet<LinkId>,
 }
@@ -66,6 +68,7 @@ impl Leader {
             attached: HashMap::new(),
             held: Vec::new(),
             gone: replica.rooms.routers().into_iter().map(|r| (r, grace_end)).collect(),
+            open: BTreeSet::new(),
             known: BTreeSet::new(),
         }
     }

@@ -172,8 +172,7 @@ impl Log {
                     Some(t) if t.0 == run.term => return Some(end),
                     Some(t) if t.0 < run.term => break,
                     Some(_) => {
-                        let Some(below) = end.0.checked_sub(1) else { return None };
-                        end = Lsn(below);
+                        end = Lsn(end.0.checked_sub(1)?);
                     }
                 }
             }

@@ -377,6 +377,9 @@ impl Slot {
             return;
         }
         if self.leader.is_none() || !env.in_contact() {
+            if let Some(leader) = &mut self.leader {
+                leader.shut(link);
+            }
             refuse(link, self.config.slot, self.seen_term, self.placement(), &message, out);
             return;
         }

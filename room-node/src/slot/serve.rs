@@ -88,8 +88,15 @@ impl Shown {
 }
 
 impl Leader {
+    /// A link was refused a publish: it attaches again before another is taken, or what it sent after the refused one would
+    /// overtake it.
+    pub(super) fn shut(&mut self, link: LinkId) {
+        self.open.remove(&link);
+    }
+
     pub(super) fn on_link_down(&mut self, link: LinkId, router: Incarnation, grace_end: Time) {
         self.known.remove(&link);
+        self.open.remove(&link);
         self.held.retain(|h| h.link != link);
         self.attached.retain(|_, links| {
             links.remove(&link);
@@ -112,7 +119,9 @@ impl Leader {
         self.known.insert(link);
         match message {
             FromRouter::Attach(attach) => self.on_attach(link, attach, out),
-            message if !self.is_promoted() => {
+            message
+                if !self.is_promoted() || (matches!(message, FromRouter::Publish(_)) && !self.open.contains(&link)) =>
+            {
                 refuse(link, ctx.config.slot, self.term(), ctx.placement(), &message, out);
             }
             FromRouter::Detach(detach) => self.on_detach(link, &detach, replica, ctx),
@@ -237,6 +246,7 @@ impl Leader {
             }),
         ));
         if held.attach.whole {
+            self.open.insert(held.link);
             let listed: BTreeSet<&RoomId> = attached.iter().map(|(room, _)| room).collect();
             self.attached.retain(|room, links| {
                 if !listed.contains(room) {
@@ -610,14 +620,31 @@ fn position(
     if Seq(wanted.seq) > room.seq() || Lsn(wanted.lsn) > room.lsn() {
         return None;
     }
-    if Lsn(wanted.lsn) == room.lsn() || Lsn(wanted.lsn) >= log_base {
-        answer.seq = wanted.seq;
-        answer.lsn = wanted.lsn;
-        answer.replay = replays.remove(&wanted.room).unwrap_or_default();
+    let replay = if Lsn(wanted.lsn) == room.lsn() || Lsn(wanted.lsn) >= log_base {
+        Some(replays.remove(&wanted.room).unwrap_or_default())
     } else {
-        answer.gap = true;
+        replay_from_history(wanted, room)
+    };
+    match replay {
+        Some(replay) => {
+            answer.seq = wanted.seq;
+            answer.lsn = wanted.lsn;
+            answer.replay = replay;
+        }
+        None => answer.gap = true,
     }
     Some(answer)
+}
+
+/// What a router missed that the log does not reach back to: if no member came or went since, the history may have it all. A
+/// room that is quiet for longer than the log is kept depends on it when its primary dies with a publication on the way.
+fn replay_from_history(wanted: &v1::RoomAttach, room: &Room) -> Option<Vec<v1::Event>> {
+    let reaches = Seq(wanted.seq) == room.seq() || room.first_seq().is_some_and(|first| first.0 <= wanted.seq + 1);
+    if room.presence_lsn() > Lsn(wanted.lsn) || !reaches {
+        return None;
+    }
+    let missed = room.history(Some(Seq(wanted.seq)), None, false);
+    Some(missed.into_iter().map(|p| v1::Event { kind: Some(v1::event::Kind::Publication(p)) }).collect())
 }
 
 fn epoch(ctx: &Ctx<'_>, replica: &Replica, created: Lsn) -> Epoch {

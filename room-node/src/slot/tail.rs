@@ -71,9 +71,7 @@ impl Tail {
     /// The router that holds `client` in `room`, uncommitted entries included.
     pub(super) fn member(&self, room: &RoomId, client: &str, replica: &Replica) -> Option<Incarnation> {
         if let Some(tail) = self.rooms.get(room) {
-            if tail.state.is_none() {
-                return None;
-            }
+            tail.state?;
             if let Some(word) = tail.members.get(client) {
                 return *word;
             }

@@ -322,13 +322,11 @@ impl World {
                     self.event(epoch, event);
                 }
             }
-            Kind::Published(p) => {
-                if p.refused.is_none() {
-                    let place = (Epoch::from(p.epoch.unwrap()), p.seq);
-                    let first = *router.acked.entry(p.number).or_insert(place);
-                    assert_eq!(first, place, "one publish, two places");
-                    router.unanswered.remove(&p.number);
-                }
+            Kind::Published(p) if p.refused.is_none() => {
+                let place = (Epoch::from(p.epoch.unwrap()), p.seq);
+                let first = *router.acked.entry(p.number).or_insert(place);
+                assert_eq!(first, place, "one publish, two places");
+                router.unanswered.remove(&p.number);
             }
             Kind::NotPrimary(_) => router.attached = false,
             _ => {}
@@ -533,6 +531,54 @@ fn a_publish_sent_again_is_answered_and_not_repeated() {
     settle(&mut world);
     assert_eq!(world.router.delivered.len(), 1);
     assert_eq!(world.router.acked[&1].1, 1);
+}
+
+#[test]
+fn what_the_log_no_longer_has_is_replayed_from_history() {
+    let mut world = run(1, vec![]);
+    settle(&mut world);
+    for _ in 0..10 {
+        world.publish();
+    }
+    let replica = world.slots[&Incarnation(1)].replica.as_ref().unwrap();
+    assert!(replica.log.base() > Lsn(world.router.lsn), "the log was trimmed past the router's position");
+    // Deliveries and answers are lost with the link.
+    world.attach(Incarnation(1));
+    settle(&mut world);
+    assert_eq!((world.router.gaps, world.router.delivered.len()), (0, 10));
+}
+
+#[test]
+fn nothing_overtakes_a_publish_that_was_refused() {
+    let mut world = run(1, vec![]);
+    settle(&mut world);
+    let (at, link) = world.router.at.unwrap();
+    let env = |contact: bool| Env {
+        now: Time(Duration::from_secs(2000)),
+        wall_ms: 0,
+        contact: contact.then_some(Time(Duration::from_secs(2000))),
+        fence_after: Duration::from_secs(60),
+        min_in_sync: 1,
+    };
+    let publish = |number| {
+        let publish = v1::Publish { slot: 0, room: ROOM.into(), number, ..Default::default() };
+        Input::Router { link, message: v1::router_message::Kind::Publish(publish) }
+    };
+    let mut out = Vec::new();
+    let slot = world.slots.get_mut(&at).unwrap();
+    slot.handle(&env(false), publish(1), &mut out);
+    slot.handle(&env(true), publish(2), &mut out);
+    let refused = out.iter().filter(|o| {
+        matches!(o, Output::Router { message: v1::NodeMessage { kind: Some(v1::node_message::Kind::Published(p)) }, .. }
+            if p.refused.is_some())
+    });
+    assert_eq!(refused.count(), 2);
+    let attach = v1::Attach { slot: 0, attach_id: 77, whole: true, ..Default::default() };
+    slot.handle(&env(true), Input::Router { link, message: v1::router_message::Kind::Attach(attach) }, &mut out);
+    slot.handle(&env(true), publish(1), &mut out);
+    slot.handle(&env(true), publish(2), &mut out);
+    let room = slot.replica.as_ref().unwrap().rooms.get(ROOM).unwrap();
+    assert_eq!(room.seq(), Seq(2));
 }
 
 #[test]

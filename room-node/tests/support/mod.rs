@@ -1,5 +1,8 @@
 //! Real etcd, a node in this process, and a router's link written by hand.
+// Every test program uses a part of it.
+#![allow(dead_code)]
 
+use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -118,6 +121,8 @@ pub(crate) struct Link {
     outbound: mpsc::Sender<v1::RouterBatch>,
     inbound: Streaming<v1::NodeBatch>,
     waiting: Vec<FromNode>,
+    /// Slots that were attached whole before.
+    attached: BTreeSet<u32>,
 }
 
 /// The hello of a router process whose incarnation is `router`.
@@ -138,7 +143,7 @@ impl Link {
         let (outbound, batches) = mpsc::channel(64);
         let mut client = LinkClient::connect(format!("http://{addr}")).await.unwrap();
         let inbound = client.open(ReceiverStream::new(batches)).await.unwrap().into_inner();
-        Self { outbound, inbound, waiting: Vec::new() }
+        Self { outbound, inbound, waiting: Vec::new(), attached: BTreeSet::new() }
     }
 
     /// A link whose hello was answered.
@@ -229,7 +234,9 @@ impl Link {
         let (epoch, seq, lsn) = from.map_or((None, 0, 0), |(e, s, l)| (Some(e), s, l));
         let members = members.iter().map(|m| client(m)).collect();
         let rooms = vec![v1::RoomAttach { room: room.to_owned(), epoch, seq, lsn, members }];
-        let attach = v1::Attach { slot: slot(room), attach_id: 7, rooms, ..Default::default() };
+        // As routers do: the slot as a whole first, then what is added to it.
+        let whole = self.attached.insert(slot(room));
+        let attach = v1::Attach { slot: slot(room), attach_id: 7, rooms, whole, ..Default::default() };
         self.send(FromRouter::Attach(attach)).await;
         loop {
             match self.next().await {
