@@ -11,7 +11,7 @@ BUILD_PACKAGES := cc:build-essential protoc:protobuf-compiler /usr/include/googl
 TEST_PACKAGES = /usr/bin/etcd:etcd-server node:nodejs npm:npm chromium:chromium \
 	/usr/lib/python3*/ensurepip:python3-venv
 
-.PHONY: help demo test check fmt test-deps build-deps cargo clean
+.PHONY: help demo test check fmt test-deps build-deps cargo clean sweep
 .DEFAULT_GOAL := help
 
 help: ## Show this
@@ -33,6 +33,9 @@ check: build-deps ## Check formatting, lints and documentation
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" $(CARGO) doc --locked --workspace --no-deps --document-private-items
 
+sweep: build-deps ## Try thousands of rings for even loads and few moves (minutes)
+	$(CARGO) test --locked --release -p roomring-control --lib ring -- --ignored --nocapture
+
 fmt: cargo ## Format the code
 	$(CARGO) fmt --all
 
@@ -46,11 +49,11 @@ cargo:
 		echo "cargo is missing: install Rust as https://rustup.rs says, then open a new shell." >&2; exit 1; }
 
 build-deps: cargo
-	@scripts/need "the build" $(BUILD_PACKAGES)
+	@.ci/need "the build" $(BUILD_PACKAGES)
 
 .PHONY: test-packages
 test-packages: build-deps
-	@scripts/need "the tests" $(foreach pair,$(TEST_PACKAGES),'$(pair)')
+	@.ci/need "the tests" $(foreach pair,$(TEST_PACKAGES),'$(pair)')
 
 $(CLIENTS)/js.stamp: tests/clients/package.json tests/clients/package-lock.json | test-packages
 	mkdir -p $(CLIENTS)

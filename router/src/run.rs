@@ -167,7 +167,7 @@ async fn live<F: Future<Output = ()>>(
         HubConfig {
             cluster: config.cluster.clone(),
             router_id: config.id.clone(),
-            incarnation: registration.incarnation(),
+            registration: registration.state(),
             publish_deadline: config.publish_deadline.0,
             workers: None,
         },

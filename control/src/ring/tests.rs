@@ -174,9 +174,9 @@ proptest! {
     fn even_and_calm_at_50_with_another(set in sets(51, 50..=200), changed: usize) { check(4096, &set, changed)?; }
 }
 
-/// The same over thousands of sets, with the worst case printed: `cargo test --release -p roomring-control ring -- --ignored --nocapture`.
+/// The same over thousands of sets, with the worst case printed: `make sweep`.
 #[test]
-#[ignore = "minutes of CPU; run by hand when the ring's layout is touched"]
+#[ignore = "minutes of CPU; `make sweep` runs it when the ring's layout is touched"]
 fn even_and_calm_over_thousands_of_sets() {
     for (slots, count, rounds) in
         [(1024, 3, 5000u32), (1024, 4, 5000), (1024, 10, 5000), (1024, 11, 5000), (4096, 50, 1000)]

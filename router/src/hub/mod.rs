@@ -32,7 +32,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use roomring_control::placement::Placement;
-use roomring_control::registry::Registry;
+use roomring_control::registry::{RegistrationState, Registry};
 use roomring_control::view::ClusterView;
 use roomring_proto::{Incarnation, NodeId, RoomId};
 use tokio::sync::{mpsc, watch};
@@ -56,8 +56,8 @@ pub struct HubConfig {
     pub cluster: NodeId,
     /// This router's name.
     pub router_id: NodeId,
-    /// This process, as registered.
-    pub incarnation: Incarnation,
+    /// This process, as registered: another one when etcd lost its data.
+    pub registration: watch::Receiver<RegistrationState>,
     /// A publish that is not answered by then fails. Under the 5 s that SDKs wait.
     pub publish_deadline: Duration,
     /// Tasks that share the slots; `None` = one per core.
@@ -113,6 +113,8 @@ impl Hub {
         let stop = stop.child_token();
         let tasks = TaskTracker::new();
         let totals = Arc::new(Totals::default());
+        let stop_links = CancellationToken::new();
+        let working = TaskTracker::new();
         let count = config.workers.or_else(|| std::thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get);
         let workers: Vec<_> = (0..count)
             .map(|_| {
@@ -121,7 +123,7 @@ impl Hub {
                 let all = stop.clone();
                 // A worker that panicked has lost its slots: the router must not go on without them.
                 let guard = all.clone().drop_guard();
-                tasks.spawn(async move {
+                working.spawn(async move {
                     let _guard = guard;
                     worker.run(all).await;
                 });
@@ -133,14 +135,22 @@ impl Hub {
         let upstreams = Arc::new(Upstreams {
             cluster: config.cluster,
             router_id: config.router_id,
-            router: config.incarnation,
+            registration: config.registration,
             view: view.clone(),
             offer: Arc::new(offer),
             workers: workers.clone(),
             sessions: AtomicU64::new(0),
             open,
         });
-        tasks.spawn(upstreams.run(stop.clone()));
+        tasks.spawn(upstreams.run(stop_links.clone()));
+        // Links end last: what the workers said in their last turn, such as who left, still goes out.
+        working.close();
+        let told = stop.clone();
+        tasks.spawn(async move {
+            told.cancelled().await;
+            working.wait().await;
+            stop_links.cancel();
+        });
         tasks.close();
         Self { workers: workers.into(), view, totals, links, tasks, stop }
     }

@@ -32,6 +32,7 @@ struct State {
     messages: VecDeque<(Kind, usize)>,
     bytes: usize,
     closed: bool,
+    finished: bool,
 }
 
 impl Outbox {
@@ -39,7 +40,7 @@ impl Outbox {
     pub(super) fn push(&self, messages: impl IntoIterator<Item = Kind>) -> Result<(), Overflow> {
         let mut state = self.lock();
         for message in messages {
-            if state.closed {
+            if state.closed || state.finished {
                 return Err(Overflow);
             }
             let cost = OVERHEAD + message.encoded_len();
@@ -55,6 +56,12 @@ impl Outbox {
         drop(state);
         self.wake.notify_one();
         Ok(())
+    }
+
+    /// Takes nothing more, and ends the stream after what waits.
+    pub(super) fn finish(&self) {
+        self.lock().finished = true;
+        self.wake.notify_one();
     }
 
     /// Drops what waits and ends the stream.
@@ -92,7 +99,11 @@ impl Outbox {
             messages.push(v1::RouterMessage { kind: Some(message) });
         }
         state.bytes -= bytes;
-        if messages.is_empty() { Taken::Nothing } else { Taken::Batch(v1::RouterBatch { messages }) }
+        match messages.is_empty() {
+            false => Taken::Batch(v1::RouterBatch { messages }),
+            true if state.finished => Taken::Closed,
+            true => Taken::Nothing,
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -130,6 +141,17 @@ mod tests {
         outbox.close();
         assert_eq!(batches.next().await, None);
         assert_eq!(outbox.push([message(1)]), Err(Overflow));
+    }
+
+    #[tokio::test]
+    async fn what_waits_goes_out_before_the_end() {
+        let outbox = Arc::new(Outbox::default());
+        outbox.push([message(1)]).unwrap();
+        outbox.finish();
+        assert_eq!(outbox.push([message(1)]), Err(Overflow));
+        let mut batches = Box::pin(outbox.batches());
+        assert_eq!(batches.next().await.unwrap().messages.len(), 1);
+        assert_eq!(batches.next().await, None);
     }
 
     #[test]

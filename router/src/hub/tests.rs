@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::Stream;
 use roomring_control::placement::{FORMAT, Member, Placement, RingParams, Settings, SlotRecord};
+use roomring_control::registry::RegistrationState;
 use roomring_control::view::ClusterView;
 use roomring_proto::{Generation, Incarnation, LINK_VERSION, NodeId, Seat, Term, Version, v1};
 use tokio::sync::{mpsc, watch};
@@ -163,7 +164,7 @@ impl Fixture {
         let config = HubConfig {
             cluster: NodeId::new("test").unwrap(),
             router_id: NodeId::new("router-1").unwrap(),
-            incarnation: Incarnation(77),
+            registration: watch::channel(RegistrationState { incarnation: Incarnation(77), superseded: None }).1,
             publish_deadline: Duration::from_millis(600),
             workers: std::num::NonZeroUsize::new(2),
         };

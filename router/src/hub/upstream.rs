@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use roomring_control::placement::Placement;
+use roomring_control::registry::RegistrationState;
 use roomring_control::view::ClusterView;
 use roomring_proto::{Incarnation, LINK_VERSION, NodeId, PlacementRef, limits, v1};
 use tokio::sync::{mpsc, watch};
@@ -47,6 +48,9 @@ const BACK_OFF_MAX: Duration = Duration::from_secs(1);
 /// Wait after a node refused us for what it is: only a change of configuration or an upgrade mends that.
 const REFUSED_WAIT: Duration = Duration::from_secs(5);
 
+/// How long the end of a link may take when this router stops: the node has to read what was sent, nothing more.
+const FINISH_WITHIN: Duration = Duration::from_millis(500);
+
 /// HTTP/2 windows: what may be on its way without being taken. Covers a batch many times over.
 const STREAM_WINDOW: u32 = 4 << 20;
 const CONNECTION_WINDOW: u32 = 8 << 20;
@@ -58,7 +62,7 @@ pub(super) type Offer = Arc<dyn Fn(Placement) + Send + Sync>;
 pub(super) struct Upstreams {
     pub(super) cluster: NodeId,
     pub(super) router_id: NodeId,
-    pub(super) router: Incarnation,
+    pub(super) registration: watch::Receiver<RegistrationState>,
     pub(super) view: watch::Receiver<ClusterView>,
     pub(super) offer: Offer,
     pub(super) workers: Vec<mpsc::Sender<Event>>,
@@ -232,7 +236,7 @@ impl Upstreams {
             version: Some(LINK_VERSION),
             cluster: self.cluster.to_string(),
             router_id: self.router_id.to_string(),
-            router: self.router.0,
+            router: self.registration.borrow().incarnation.0,
             session: line.link.session,
             placement: self.reference().map(Into::into),
         };
@@ -262,7 +266,12 @@ impl Upstreams {
         let mut heard = Instant::now();
         loop {
             tokio::select! {
-                () = stop.cancelled() => return Err(Ended::Stopped),
+                () = stop.cancelled() => {
+                    line.outbox.finish();
+                    // The node ends its side when it has read ours to the end.
+                    let _ = timeout(FINISH_WITHIN, async { while let Ok(Some(_)) = inbound.message().await {} }).await;
+                    return Err(Ended::Stopped);
+                }
                 batch = inbound.message() => {
                     let Some(batch) = batch? else { return Ok(()) };
                     heard = Instant::now();

@@ -147,7 +147,7 @@ impl Worker {
                 }
             };
             tokio::select! {
-                () = stop.cancelled() => return,
+                () = stop.cancelled() => return self.finish(),
                 count = self.mailbox.recv_many(&mut events, BATCH) => if count == 0 { return },
                 changed = self.view.changed() => if changed.is_err() { return },
                 () = timer => {}
@@ -162,6 +162,15 @@ impl Worker {
             }
             self.flush(now);
         }
+    }
+
+    /// What waits is done still: it says which clients left.
+    fn finish(mut self) {
+        let now = Time::now();
+        while let Ok(event) = self.mailbox.try_recv() {
+            self.on_event(now, event);
+        }
+        self.flush(now);
     }
 
     fn follow_view(&mut self, now: Time) {
