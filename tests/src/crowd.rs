@@ -3,13 +3,18 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
 use serde_json::json;
 
 use crate::client::Client;
+use crate::expect::eventually;
 use crate::oracle::Oracle;
 use crate::traffic::Sent;
+
+/// Until members that were sent out of a room are back in it.
+const BACK: Duration = Duration::from_secs(60);
 
 /// Clients that come at the same time: a router takes far more, two cores with everything on them do not.
 const AT_ONCE: usize = 32;
@@ -76,8 +81,9 @@ impl Crowd {
     /// Waits until every member of every room is in and has everything up to the room's top.
     pub async fn catch_up(&self) {
         for (room, members) in &self.rooms {
-            let top = members[0].history(room, json!({"limit": 0})).await;
-            let top = top.unwrap_or_else(|e| panic!("position of {room}: {e}"));
+            // Refused while the member is on its way back in.
+            let what = format!("the position of {room}");
+            let top = eventually(&what, BACK, async || members[0].history(room, json!({"limit": 0})).await.ok()).await;
             let (epoch, offset) = (top["epoch"].as_str().unwrap_or_default(), top["offset"].as_u64().unwrap_or(0));
             for member in members {
                 let there =

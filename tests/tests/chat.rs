@@ -39,8 +39,12 @@ async fn three_hundred_rooms_of_twenty_agree_and_survive_a_crash() {
     cluster.expired(victim).await;
     cluster.recreated(&before, victim).await;
     cluster.settled().await;
+    crowd.catch_up().await;
     let traffic = Traffic::start(crowd.speakers(1), Duration::ZERO, Some(2));
-    sent.extend(traffic.finish().await);
+    let again = traffic.finish().await;
+    let refused: Vec<_> = again.iter().filter(|s| s.outcome != Outcome::Acked).collect();
+    assert!(refused.is_empty(), "every room answers again: {refused:?}");
+    sent.extend(again);
     crowd.catch_up().await;
     crowd.check_open();
     let mut told = 0;

@@ -83,6 +83,8 @@ async fn plain_text_and_the_sdks_protocol_share_a_room() {
     let gap = ann.event("gap").await;
     assert_eq!(gap["room"], "tea room", "{gap}");
     evidence(format!("after the loss of {victim}, ann was told {gap}"));
+    let back = |log: &roomring_tests::RoomLog| (log.recoveries() == [false]).then_some(());
+    bob.wait_log_for("tea room", "to be back", LIMIT, back).await;
     ann.say("again").await;
     assert_eq!(ann.event("message").await["data"], "again");
     bob.wait_message("tea room", "again").await;
