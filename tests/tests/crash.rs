@@ -112,3 +112,44 @@ async fn everything_killed_and_started_again_comes_back_by_itself() {
     ann.wait_message("lobby", "two").await;
     bob.wait_message("lobby", "two").await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_router_takes_only_its_own_clients_along() {
+    let options = Options { node_flags: vec!["--presence-grace", "2s"], ..Options::default() };
+    let mut cluster = Cluster::start(options).await;
+    let [first, second] = cluster.http()[..] else { panic!("two routers") };
+    let (ann, bob) = (Client::connect(first, "ann").await, Client::connect(second, "bob").await);
+    for client in [&ann, &bob] {
+        client.subscribe("lobby").await;
+    }
+    let said = ann.publish_once("lobby", "id-1", "once").await.expect("a publish");
+    assert_eq!((&said["offset"], &said["duplicate"]), (&json!(1), &json!(false)), "{said}");
+    bob.wait_message("lobby", "once").await;
+
+    cluster.kill_router("router-1");
+    evidence(format!("ann's connection ended: {:?}", ann.closed().await));
+    bob.publish("lobby", "while ann is away").await.expect("a publish");
+    // She comes back through the other router, and repeats what she can't know to have arrived.
+    let again = Client::connect(second, "ann").await;
+    let log = ann.log("lobby");
+    let result = again.recover("lobby", &log.epoch, log.offset).await.expect("a subscription");
+    assert_eq!(result["recovered"], true, "{result}");
+    again.wait_message("lobby", "while ann is away").await;
+    let said = again.publish_once("lobby", "id-1", "once").await.expect("a publish");
+    assert_eq!((&said["offset"], &said["duplicate"]), (&json!(1), &json!(true)), "{said}");
+
+    let gone = ann.id();
+    let left = |log: &roomring_tests::RoomLog| {
+        log.events.iter().any(|e| matches!(e, roomring_tests::Event::Left(m) if m.client == gone)).then_some(())
+    };
+    bob.wait_log("lobby", "the old ann to leave, after the grace", left).await;
+    let present = bob.presence("lobby").await.expect("presence");
+    let mut here: Vec<&String> = present.as_object().expect("clients by id").keys().collect();
+    here.sort_unstable();
+    let (mut wanted, ids) = (Vec::new(), [again.id(), bob.id()]);
+    wanted.extend(&ids);
+    wanted.sort_unstable();
+    assert_eq!(here, wanted, "{present}");
+    assert_eq!(bob.log("lobby").messages().count(), 2, "nothing was said twice");
+    assert!(bob.log("lobby").unsubscribed().is_empty(), "bob noticed nothing else");
+}

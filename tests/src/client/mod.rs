@@ -54,6 +54,8 @@ struct Shared {
     state: Mutex<State>,
     /// Rises with everything received.
     changed: watch::Sender<u64>,
+    /// Nothing is read from the socket.
+    paused: watch::Sender<bool>,
 }
 
 #[derive(Debug, Default)]
@@ -108,7 +110,11 @@ impl Client {
         let (socket, _) = handshake.unwrap_or_else(|e| panic!("handshake of {name} with {router}: {e}"));
         let (outgoing, queue) = mpsc::channel(OUTGOING);
         let state = State { name: name.to_owned(), keep_position: true, ..State::default() };
-        let shared = Arc::new(Shared { state: Mutex::new(state), changed: watch::channel(0).0 });
+        let shared = Arc::new(Shared {
+            state: Mutex::new(state),
+            changed: watch::Sender::new(0),
+            paused: watch::Sender::new(false),
+        });
         let pump = tokio::spawn(pump::Pump::new(socket, queue, shared.clone()).run());
         Self { name: name.to_owned(), router, outgoing, shared, pump }
     }
@@ -131,6 +137,16 @@ impl Client {
     /// Do not subscribe again after an unsubscribe by the server.
     pub fn stay_out(&self) {
         self.shared.state().keep_position = false;
+    }
+
+    /// Stops reading, as a client whose network is stuck.
+    pub fn pause(&self) {
+        self.shared.paused.send_replace(true);
+    }
+
+    /// Reads again.
+    pub fn resume(&self) {
+        self.shared.paused.send_replace(false);
     }
 
     /// Sends a text frame as it is.

@@ -33,11 +33,15 @@ impl Pump {
 
     /// Runs until the connection ends.
     pub(super) async fn run(mut self) {
+        let mut paused = self.shared.paused.subscribe();
         let closed = loop {
+            // The sender is in what this task holds too.
+            paused.wait_for(|paused| !paused).await.expect("the client is here");
             let retry = self.retries.iter().map(|(at, _)| *at).min();
             tokio::select! {
                 frame = self.socket.next() => if let Err(closed) = self.on_frame(frame).await { break closed },
                 Some(message) = self.queue.recv() => if let Err(closed) = self.send(message).await { break closed },
+                _ = paused.changed() => {}
                 () = sleep_until(retry) => if let Err(closed) = self.on_retry().await { break closed },
             }
         };
