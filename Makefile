@@ -25,7 +25,7 @@ demo: build-deps ## Run a whole cluster with a chat page until Ctrl-C (installs 
 test: test-deps check ## Run every check and test (also installs etcd-server, nodejs, npm, python3-venv, chromium)
 	$(CARGO) build --locked --workspace --bins
 	$(CARGO) test --locked --workspace --doc
-	$(CARGO) test --locked --workspace --tests --no-fail-fast
+	$(CARGO) test --locked --workspace --tests --no-fail-fast -- --show-output
 
 # Documentation is built with private items, so links to them resolve.
 check: build-deps ## Check formatting, lints and documentation
