@@ -8,6 +8,7 @@ use std::time::Duration;
 use futures_util::{StreamExt, stream};
 use serde_json::json;
 
+use crate::checker::Recording;
 use crate::client::Client;
 use crate::expect::eventually;
 use crate::oracle::Oracle;
@@ -101,11 +102,16 @@ impl Crowd {
         }
     }
 
+    /// What everybody did and was told.
+    pub fn recording(&self) -> Recording {
+        Recording::gather(self.clients.iter().map(|c| c.notes()))
+    }
+
     /// Everything known about a room.
     pub fn oracle(&self, room: &str, sent: &[Sent]) -> Oracle {
-        let mut oracle = Oracle::new(room);
-        self.members(room).iter().for_each(|member| oracle.member(member.log(room)));
-        oracle.sent(sent);
+        let recording = Recording::gather(self.members(room).iter().map(|m| m.notes())).room(room);
+        let oracle = Oracle::new(room, recording);
+        oracle.expect_sent(sent);
         oracle
     }
 

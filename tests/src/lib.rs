@@ -4,6 +4,7 @@
 //! Nothing here is retried silently: a wait has a deadline and says what it waited for, a fault is checked to have
 //! taken effect, and everything that was started ends with the value that started it.
 
+pub mod checker;
 mod chrome;
 mod client;
 mod cluster;

@@ -1,16 +1,15 @@
-//! Judges what the members of a room were told against what publishers were told: the promises, seen from outside.
+//! Judges what the members of a room were told against what publishers were told: the checker, for one room of a test.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::client::{Event, RoomLog};
-use crate::traffic::{Outcome, Sent};
+use crate::checker::{self, End, History, Recording, Span};
+use crate::traffic::Sent;
 
 /// Everything known about one room after a run.
 #[derive(Debug, Default)]
 pub struct Oracle {
     room: String,
-    logs: Vec<RoomLog>,
-    sent: Vec<Sent>,
+    recording: Recording,
 }
 
 /// A room's history as its members agree on it.
@@ -29,32 +28,40 @@ pub struct Story {
 }
 
 impl Oracle {
-    /// Of the room `room`.
-    pub fn new(room: &str) -> Self {
-        Self { room: room.to_owned(), ..Self::default() }
+    /// Of the room `room`, of which the recording is.
+    pub fn new(room: &str, recording: Recording) -> Self {
+        Self { room: room.to_owned(), recording }
     }
 
-    /// What a member was told.
-    pub fn member(&mut self, log: RoomLog) {
-        self.logs.push(log);
-    }
-
-    /// What publishers were told.
-    pub fn sent<'a>(&mut self, sent: impl IntoIterator<Item = &'a Sent>) {
-        self.sent.extend(sent.into_iter().filter(|s| s.room == self.room).cloned());
-    }
-
-    /// Checks order, completeness, agreement and honesty.
+    /// Checks that the recording is whole: everything that publishers say they sent is in it.
     ///
     /// # Panics
-    /// At the first broken promise, naming it, the room and the member.
-    pub fn judge(&self) -> Story {
-        let mut story = Story::default();
-        for log in &self.logs {
-            self.walk(log, &mut story);
+    /// If it is not.
+    pub fn expect_sent(&self, sent: &[Sent]) {
+        let history = History::of(&self.recording);
+        let recorded: BTreeSet<&str> = history.publishes.iter().map(|p| p.data).collect();
+        for sent in sent.iter().filter(|s| s.room == self.room) {
+            assert!(recorded.contains(sent.data.as_str()), "{}: {} is not in the recording", self.room, sent.data);
         }
-        self.no_duplicates(&story);
-        self.publishers_kept_their_word(&story);
+    }
+
+    /// Applies every rule of the checker.
+    ///
+    /// # Panics
+    /// If one is broken.
+    pub fn judge(&self) -> Story {
+        let violations = checker::violations(&self.recording);
+        assert!(violations.is_empty(), "{}: {violations:#?}", self.room);
+        let history = History::of(&self.recording);
+        let mut story = Story::default();
+        for span in &history.spans {
+            let heard = span.heard.iter().map(|h| ((span.epoch.to_owned(), h.offset), h.data.to_owned()));
+            story.messages.extend(heard);
+            story.epochs.insert(span.epoch.to_owned());
+            story.unsubscribed += usize::from(matches!(span.end, End::Unsubscribed(_)));
+            story.recovered += usize::from(span.was_recovering && span.recovered);
+            story.not_recovered += usize::from(span.was_recovering && !span.recovered);
+        }
         story
     }
 
@@ -76,96 +83,20 @@ impl Oracle {
     /// # Panics
     /// If one does not.
     pub fn all_at_top(&self, story: &Story) {
-        for log in &self.logs {
-            let top =
-                story.messages.keys().filter(|(e, _)| *e == log.epoch).map(|(_, o)| *o).max().unwrap_or(log.offset);
-            let (room, name) = (&self.room, &log.name);
-            assert!(log.subscribed, "{room}: {name} is out, last {:#?}", log.brief());
-            assert_eq!(log.offset, top, "{room}: {name} lacks the end, last {:#?}", log.brief());
+        let history = History::of(&self.recording);
+        let mut last: BTreeMap<&str, &Span<'_>> = BTreeMap::new();
+        for span in &history.spans {
+            last.insert(span.client, span);
         }
-        let epochs: BTreeSet<&str> = self.logs.iter().map(|l| l.epoch.as_str()).collect();
-        assert!(epochs.len() <= 1, "{}: members stand in different epochs {epochs:?}", self.room);
-    }
-
-    /// One member: by one in an epoch, nothing before it is in, no epoch comes back, promises to recover are kept.
-    fn walk(&self, log: &RoomLog, story: &mut Story) {
-        let (room, name) = (&self.room, &log.name);
-        let mut at: Option<(String, u64)> = None;
-        let mut inside = false;
-        let mut left_epochs = BTreeSet::new();
-        let mut present: BTreeMap<&str, bool> = BTreeMap::new();
-        for event in &log.events {
-            match event {
-                Event::Subscribed { epoch, offset, was_recovering, recovered } => {
-                    assert!(!inside, "{room}: {name} was subscribed twice");
-                    inside = true;
-                    present.clear();
-                    let new = (epoch.clone(), *offset);
-                    if *recovered {
-                        assert_eq!(at.as_ref(), Some(&new), "{room}: {name} recovered from another place than asked");
-                    } else if let Some((old, _)) = at.take().filter(|(old, _)| old != epoch) {
-                        left_epochs.insert(old);
-                    }
-                    assert!(!left_epochs.contains(epoch), "{room}: {name} saw epoch {epoch} come back");
-                    story.recovered += usize::from(*was_recovering && *recovered);
-                    story.not_recovered += usize::from(*was_recovering && !*recovered);
-                    story.epochs.insert(epoch.clone());
-                    at = Some(new);
-                }
-                Event::Message { offset, data, .. } => {
-                    assert!(inside, "{room}: {name} got {data} while it was out");
-                    let (epoch, last) = at.as_mut().expect("inside, so somewhere");
-                    assert_eq!(*offset, *last + 1, "{room}: {name} got {data} in {epoch} after offset {last}");
-                    *last = *offset;
-                    let known = story.messages.entry((epoch.clone(), *offset)).or_insert_with(|| data.clone());
-                    assert_eq!(known, data, "{room}: {name} disagrees about {epoch}/{offset}");
-                }
-                Event::Joined(member) => {
-                    assert!(inside, "{room}: {name} heard {member:?} join while it was out");
-                    let before = present.insert(&member.client, true);
-                    assert_ne!(before, Some(true), "{room}: {name} heard {member:?} join twice");
-                }
-                Event::Left(member) => {
-                    assert!(inside, "{room}: {name} heard {member:?} leave while it was out");
-                    let before = present.insert(&member.client, false);
-                    assert_ne!(before, Some(false), "{room}: {name} heard {member:?} leave twice");
-                }
-                Event::Unsubscribed(_) => {
-                    story.unsubscribed += 1;
-                    inside = false;
-                }
-                Event::Gone => inside = false,
-            }
-        }
-    }
-
-    /// A payload, unique by its maker, has one place.
-    fn no_duplicates(&self, story: &Story) {
-        let mut seen = BTreeMap::new();
-        for (place, data) in &story.messages {
-            if let Some(before) = seen.insert(data, place) {
-                panic!("{}: {data} was delivered twice, at {before:?} and {place:?}", self.room);
-            }
-        }
-    }
-
-    /// Acknowledged: delivered, if the room kept its history. Refused: never delivered. Each publisher's in its order.
-    fn publishers_kept_their_word(&self, story: &Story) {
         let room = &self.room;
-        let place: BTreeMap<&str, &(String, u64)> = story.messages.iter().map(|(p, d)| (d.as_str(), p)).collect();
-        let mut last: BTreeMap<(&str, &str), (u64, &str)> = BTreeMap::new();
-        for sent in &self.sent {
-            let data = sent.data.as_str();
-            let Some((epoch, offset)) = place.get(data) else {
-                let lost = sent.outcome == Outcome::Acked && story.epochs.len() == 1 && !self.logs.is_empty();
-                assert!(!lost, "{room}: {data} was acknowledged and never delivered");
-                continue;
-            };
-            assert!(!matches!(sent.outcome, Outcome::Refused(_)), "{room}: {data} was refused and delivered");
-            if let Some((before, other)) = last.insert((epoch, &sent.publisher), (*offset, data)) {
-                assert!(before < *offset, "{room}: {data} was delivered before {other} of the same publisher");
-            }
+        for (name, span) in &last {
+            let tops = story.messages.keys().filter(|(e, _)| e == span.epoch).map(|(_, o)| *o);
+            let stands = span.heard.last().map_or(span.start, |h| h.offset);
+            assert_eq!(span.end, End::Open, "{room}: {name} is out");
+            assert_eq!(stands, tops.max().unwrap_or(stands), "{room}: {name} lacks the end of {}", span.epoch);
         }
+        let epochs: BTreeSet<&str> = last.values().map(|s| s.epoch).collect();
+        assert!(epochs.len() <= 1, "{room}: members stand in different epochs {epochs:?}");
     }
 }
 

@@ -5,6 +5,7 @@
 //! stayed open is one of the things to be shown.
 
 mod log;
+mod notes;
 mod pump;
 mod wire;
 
@@ -19,8 +20,10 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio_tungstenite::tungstenite::Message;
 
+use crate::checker::Line;
 use crate::expect::within;
 pub use log::{Event, Member, RoomLog};
+use notes::{Asked, Notes};
 pub use wire::Error;
 
 /// Where clients connect.
@@ -67,6 +70,8 @@ struct State {
     waiting: HashMap<u32, Waiting>,
     rooms: HashMap<String, RoomLog>,
     closed: Option<Closed>,
+    /// What was done and told, for the checker.
+    notes: Notes,
     /// Replies that nobody asked for, pushes that could not be read: always a fault of the server.
     faults: Vec<String>,
     keep_position: bool,
@@ -76,6 +81,8 @@ struct State {
 struct Waiting {
     method: String,
     room: Option<String>,
+    /// What is to be recorded of the answer.
+    asked: Asked,
     answer: Option<oneshot::Sender<Result<Value, Error>>>,
 }
 
@@ -97,7 +104,10 @@ impl Client {
         let result = client.call(command).await.unwrap_or_else(|e| panic!("connect of {name}: {e}"));
         let id = result["client"].as_str().unwrap_or_default().to_owned();
         assert!(!id.is_empty(), "a client id in {result}");
-        client.shared.state().id = id;
+        let mut state = client.shared.state();
+        state.notes.opened(&id, name);
+        state.id = id;
+        drop(state);
         client
     }
 
@@ -171,8 +181,9 @@ impl Client {
             }
             state.last_id += 1;
             let id = state.last_id;
+            let asked = state.notes.asked(id, &method, &command[&method]);
             command["id"] = id.into();
-            state.waiting.insert(id, Waiting { method, room, answer: Some(answer) });
+            state.waiting.insert(id, Waiting { method, room, asked, answer: Some(answer) });
         }
         self.send_text(command.to_string()).await;
         match within(&format!("the answer to {command}"), CALL, answered).await {
@@ -232,6 +243,11 @@ impl Client {
     pub fn log(&self, room: &str) -> RoomLog {
         let log = self.shared.state().rooms.get(room).cloned();
         log.unwrap_or_else(|| RoomLog::new(&self.name))
+    }
+
+    /// Everything this client did and was told, each with its place among what all clients of this process did.
+    pub fn notes(&self) -> Vec<(u64, Line)> {
+        self.shared.state().notes.all().to_vec()
     }
 
     /// Waits until what was recorded of a room fits.
@@ -315,6 +331,7 @@ impl Client {
 
     /// Closes with a proper goodbye and waits for the server's.
     pub async fn close(self) {
+        self.shared.state().notes.close_wanted();
         self.send_frame(Message::Close(None)).await;
         self.closed().await;
     }

@@ -46,9 +46,14 @@ impl Pump {
             }
         };
         let mut state = self.shared.state();
+        let waiting: Vec<_> = state.waiting.drain().collect();
+        for (id, waiting) in &waiting {
+            state.notes.unanswered(*id, &waiting.asked);
+        }
+        state.notes.closed(closed.code);
         state.closed = Some(closed);
         // Dropping the answers wakes those who wait for them.
-        state.waiting.clear();
+        drop(waiting);
         drop(state);
         self.shared.touch();
     }
@@ -125,6 +130,7 @@ impl Pump {
 fn on_push(state: &mut State, push: Push, line: &str) -> Option<String> {
     let member = |info: super::wire::Info| Member { user: info.user, client: info.client };
     let keep_position = state.keep_position;
+    state.notes.pushed(&push);
     let log = log_of(state, &push.channel);
     if let Some(publication) = push.publication {
         log.push(message(publication));
@@ -143,7 +149,7 @@ fn on_push(state: &mut State, push: Push, line: &str) -> Option<String> {
 
 /// Gives the room to subscribe to again, later.
 fn on_reply(state: &mut State, id: u32, error: Option<Error>, line: &str) -> Option<String> {
-    let Some(Waiting { method, room, answer }) = state.waiting.remove(&id) else {
+    let Some(Waiting { method, room, asked, answer }) = state.waiting.remove(&id) else {
         state.faults.push(format!("a reply that nobody waits for: {line}"));
         return None;
     };
@@ -157,6 +163,7 @@ fn on_reply(state: &mut State, id: u32, error: Option<Error>, line: &str) -> Opt
             Ok(result) => Ok(result),
         },
     };
+    state.notes.answered(id, &asked, &result, line);
     let mut again = None;
     if let Some(room) = room {
         match (method.as_str(), &result) {
@@ -210,8 +217,9 @@ fn subscribe_again(state: &mut State, room: &str) -> Message {
     let (epoch, offset) = state.rooms.get(room).map(|log| (log.epoch.clone(), log.offset)).unwrap_or_default();
     state.last_id += 1;
     let id = state.last_id;
-    state.waiting.insert(id, Waiting { method: "subscribe".into(), room: Some(room.into()), answer: None });
     let request = json!({"channel": room, "recover": true, "epoch": epoch, "offset": offset, "join_leave": true});
+    let asked = state.notes.asked(id, "subscribe", &request);
+    state.waiting.insert(id, Waiting { method: "subscribe".into(), room: Some(room.into()), asked, answer: None });
     Message::text(json!({"id": id, "subscribe": request}).to_string())
 }
 
