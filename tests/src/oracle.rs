@@ -103,102 +103,47 @@ impl Oracle {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::client::{Error, Member};
+    use crate::checker::tests::script;
 
-    fn entered(epoch: &str, offset: u64) -> Event {
-        Event::Subscribed { epoch: epoch.into(), offset, was_recovering: false, recovered: false }
-    }
+    const TALK: &str = "ann enters r e1/0
+        bob enters r e1/0
+        ann sends r 1 x
+        ann hears r 1 x
+        bob hears r 1 x";
 
-    fn back(epoch: &str, offset: u64, recovered: bool) -> Event {
-        Event::Subscribed { epoch: epoch.into(), offset, was_recovering: true, recovered }
-    }
-
-    fn message(offset: u64, data: &str) -> Event {
-        Event::Message { offset, data: data.into(), from: None }
-    }
-
-    fn log(events: &[Event]) -> RoomLog {
-        let mut log = RoomLog::new("ann");
-        events.iter().for_each(|e| log.push(e.clone()));
-        log
-    }
-
-    fn sent(data: &str, outcome: Outcome) -> Sent {
-        Sent { room: "lobby".into(), publisher: "p".into(), data: data.into(), outcome }
-    }
-
-    fn oracle(logs: &[&[Event]], sent: &[Sent]) -> Oracle {
-        let mut oracle = Oracle::new("lobby");
-        logs.iter().for_each(|events| oracle.member(log(events)));
-        oracle.sent(sent);
-        oracle
-    }
-
-    /// What the verdict should say, what members were told, what publishers were told.
-    type Row<'a> = (&'a str, &'a [&'a [Event]], &'a [Sent]);
-
-    /// What the verdict says, or an empty text if it is good.
-    fn verdict(logs: &[&[Event]], sent: &[Sent]) -> String {
-        let oracle = oracle(logs, sent);
-        let judged = std::panic::catch_unwind(|| oracle.judge());
-        judged.err().and_then(|e| e.downcast_ref::<String>().cloned()).unwrap_or_default()
+    #[test]
+    fn a_quiet_run_has_one_story() {
+        let story = Oracle::new("r", script(TALK)).judge_quiet();
+        assert_eq!(story.messages, BTreeMap::from([(("e1".to_owned(), 1), "x".to_owned())]));
+        assert_eq!((story.epochs.len(), story.unsubscribed, story.recovered, story.not_recovered), (1, 0, 0, 0));
     }
 
     #[test]
-    fn a_good_run_is_good() {
-        let ann = [entered("e1", 0), message(1, "a"), Event::Unsubscribed(2500), back("e1", 1, true), message(2, "b")];
-        let bob = [entered("e1", 1), message(2, "b"), Event::Unsubscribed(2500), back("e2", 0, false), message(1, "c")];
-        let oracle = oracle(&[&ann, &bob], &[sent("a", Outcome::Acked), sent("c", Outcome::Unknown)]);
-        let story = oracle.judge();
-        assert_eq!((story.recovered, story.not_recovered, story.unsubscribed), (1, 1, 2));
-        assert_eq!(story.messages.len(), 3);
-    }
-
-    #[test]
-    fn every_broken_promise_is_seen() {
-        let refused = Outcome::Refused(Error { code: 100, message: "no".into(), temporary: true });
-        let joined = Event::Joined(Member { user: "x".into(), client: "1".into() });
-        let rows: [Row<'_>; 12] = [
-            ("after offset 1", &[&[entered("e1", 0), message(1, "a"), message(3, "c")]], &[]),
-            ("after offset 1", &[&[entered("e1", 0), message(1, "a"), message(1, "a")]], &[]),
-            ("disagrees", &[&[entered("e1", 0), message(1, "a")], &[entered("e1", 0), message(1, "b")]], &[]),
-            ("delivered twice", &[&[entered("e1", 0), message(1, "a"), message(2, "a")]], &[]),
-            ("while it was out", &[&[entered("e1", 0), Event::Unsubscribed(2500), message(1, "a")]], &[]),
-            ("while it was out", &[&[entered("e1", 0), Event::Gone, joined.clone()]], &[]),
-            ("subscribed twice", &[&[entered("e1", 0), entered("e1", 0)]], &[]),
-            (
-                "recovered from another place",
-                &[&[entered("e1", 0), message(1, "a"), Event::Unsubscribed(2500), back("e1", 2, true)]],
-                &[],
-            ),
-            (
-                "come back",
-                &[&[
-                    entered("e1", 0),
-                    Event::Unsubscribed(2500),
-                    back("e2", 0, false),
-                    Event::Unsubscribed(2500),
-                    back("e1", 0, false),
-                ]],
-                &[],
-            ),
-            ("join twice", &[&[entered("e1", 0), joined.clone(), joined]], &[]),
-            ("acknowledged and never delivered", &[&[entered("e1", 0)]], &[sent("a", Outcome::Acked)]),
-            ("refused and delivered", &[&[entered("e1", 0), message(1, "a")]], &[sent("a", refused)]),
-        ];
-        for (says, logs, sent) in rows {
-            let verdict = verdict(logs, sent);
-            assert!(verdict.contains(says), "{says:?} expected, got {verdict:?}");
-        }
-        let swapped = [sent("b", Outcome::Acked), sent("a", Outcome::Acked)];
-        let verdict = verdict(&[&[entered("e1", 0), message(1, "a"), message(2, "b")]], &swapped);
-        assert!(verdict.contains("before"), "{verdict}");
-    }
-
-    #[test]
-    #[should_panic(expected = "lacks the end")]
+    #[should_panic(expected = "bob lacks the end")]
     fn a_member_that_is_behind_is_seen() {
-        let oracle = oracle(&[&[entered("e1", 0), message(1, "a")], &[entered("e1", 0)]], &[]);
-        oracle.judge_quiet();
+        let behind = TALK.trim_end_matches("bob hears r 1 x");
+        Oracle::new("r", script(behind)).judge_quiet();
+    }
+
+    #[test]
+    #[should_panic(expected = "is out")]
+    fn a_member_that_is_out_is_seen() {
+        let oracle = Oracle::new("r", script(&format!("{TALK}\nbob goes r")));
+        let story = oracle.judge();
+        oracle.all_at_top(&story);
+    }
+
+    #[test]
+    #[should_panic(expected = "TotalOrderAgreement")]
+    fn a_broken_rule_is_seen() {
+        Oracle::new("r", script(&TALK.replace("bob hears r 1 x", "bob hears r 1 y"))).judge();
+    }
+
+    #[test]
+    #[should_panic(expected = "is not in the recording")]
+    fn a_recording_that_lacks_a_publish_is_seen() {
+        let outcome = crate::traffic::Outcome::Acked;
+        let sent = Sent { room: "r".into(), publisher: "ann".into(), data: "y".into(), outcome };
+        Oracle::new("r", script(TALK)).expect_sent(&[sent]);
     }
 }

@@ -6,7 +6,7 @@ mod history;
 mod recording;
 mod rules;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::fmt;
 

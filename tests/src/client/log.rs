@@ -62,7 +62,7 @@ impl RoomLog {
         Self { name: name.to_owned(), events: Vec::new(), subscribed: false, epoch: String::new(), offset: 0 }
     }
 
-    pub(crate) fn push(&mut self, event: Event) {
+    pub(super) fn push(&mut self, event: Event) {
         match &event {
             Event::Subscribed { epoch, offset, .. } => {
                 self.epoch.clone_from(epoch);

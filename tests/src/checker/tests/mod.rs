@@ -8,7 +8,7 @@ use super::{Claim, Line, Position, Recording, What};
 
 /// A recording in short hand, one event a line: who, what, and its details. Rooms are named first where there are several
 /// words; `e1/3` is a position.
-fn script(text: &str) -> Recording {
+pub(crate) fn script(text: &str) -> Recording {
     let lines = text.lines().map(str::trim).filter(|l| !l.is_empty());
     let mut recording = Recording::default();
     for (at_us, line) in (1..).zip(lines) {
