@@ -1,7 +1,8 @@
 //! Generates the gRPC types. Needs `protoc`, as building etcd-client does.
 
 fn main() -> std::io::Result<()> {
-    let files = ["registry", "common", "link", "peer", "admin"].map(|f| format!("proto/roomring/v1/{f}.proto"));
+    let files = ["registry", "common", "link", "peer", "admin", "watch"];
+    let files = files.map(|f| format!("proto/roomring/v1/{f}.proto"));
     let descriptors =
         std::path::PathBuf::from(std::env::var("OUT_DIR").expect("cargo sets OUT_DIR")).join("roomring.bin");
     tonic_prost_build::configure()

@@ -31,6 +31,7 @@ impl NodeEntry {
             draining: info.draining,
             release: text("release", info.release, 0)?,
             max_format: info.max_format,
+            watch_addr: text("watch_addr", info.watch_addr, 0)?,
         })
     }
 }
@@ -47,6 +48,7 @@ impl RouterEntry {
             grpc_addr: text("grpc_addr", info.grpc_addr, 1)?,
             http_addr: text("http_addr", info.http_addr, 0)?,
             release: text("release", info.release, 0)?,
+            watch_addr: text("watch_addr", info.watch_addr, 0)?,
         })
     }
 }

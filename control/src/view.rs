@@ -27,6 +27,8 @@ pub struct NodeEntry {
     pub release: String,
     /// Highest placement format it understands.
     pub max_format: u32,
+    /// host:port of its watch service; may be empty.
+    pub watch_addr: String,
 }
 
 /// A registered router.
@@ -40,6 +42,8 @@ pub struct RouterEntry {
     pub http_addr: String,
     /// Release of the binary.
     pub release: String,
+    /// host:port of its watch service; may be empty.
+    pub watch_addr: String,
 }
 
 /// What operators and the rebalancer want.

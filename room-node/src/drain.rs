@@ -55,6 +55,7 @@ mod tests {
             ring: RingParams { vnodes: 1, bound_percent: 125 },
             members: BTreeMap::new(),
             slots: vec![slot],
+            recent: Default::default(),
         };
         let entry = |incarnation: u64, draining| NodeEntry {
             incarnation: Incarnation(incarnation),
@@ -65,6 +66,7 @@ mod tests {
             draining,
             release: String::new(),
             max_format: 1,
+            watch_addr: String::new(),
         };
         let me = (NodeId::new("me").unwrap(), entry(ME.0, true));
         let others = others.iter().map(|(id, i, draining)| (NodeId::new(id).unwrap(), entry(*i, *draining)));

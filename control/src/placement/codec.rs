@@ -7,7 +7,7 @@ use bytes::Bytes;
 use prost::Message;
 use roomring_proto::{Generation, Incarnation, Malformed, NodeId, Seat, Term, Uid, Version, v1};
 
-use super::{FORMAT, Member, Placement, RingParams, Settings, SlotRecord};
+use super::{FORMAT, Member, Placement, Recents, RingParams, Settings, SlotRecord};
 
 /// Why bytes are no placement that this build can follow.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -56,6 +56,7 @@ impl Placement {
             ring: Some(v1::RingParams { vnodes: self.ring.vnodes, bound_percent: self.ring.bound_percent }),
             members: self.members.iter().map(|(i, m)| encode_member(*i, m)).collect(),
             slots: self.slots.iter().map(slot).collect(),
+            recent: self.recent.encode(),
         };
         message.encode_to_vec().into()
     }
@@ -92,6 +93,7 @@ impl Placement {
             ring: RingParams { vnodes: ring.vnodes, bound_percent: ring.bound_percent },
             members,
             slots,
+            recent: Recents::decode(message.recent),
         };
         placement.check()?;
         Ok(placement)
@@ -112,6 +114,7 @@ fn encode_member(incarnation: Incarnation, m: &Member) -> v1::Member {
         weight: m.weight,
         active: m.active,
         max_format: m.max_format,
+        watch_addr: m.watch_addr.clone(),
     }
 }
 
@@ -124,6 +127,7 @@ fn decode_member(m: v1::Member) -> Result<(Incarnation, Member), Malformed> {
         weight: m.weight,
         active: m.active,
         max_format: m.max_format,
+        watch_addr: m.watch_addr,
     };
     Ok((Incarnation(m.incarnation), member))
 }

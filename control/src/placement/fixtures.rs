@@ -17,6 +17,7 @@ pub(crate) fn process(n: u64) -> (Incarnation, Member) {
         weight: 100,
         active: true,
         max_format: FORMAT,
+        watch_addr: format!("10.0.0.{n}:7401"),
     };
     (Incarnation(n), member)
 }
@@ -42,5 +43,6 @@ pub(crate) fn placement(slots: u32, replication: u32, processes: &[u64]) -> Plac
         ring: RingParams { vnodes: slots, bound_percent: 125 },
         members,
         slots: (0..slots as usize).map(record).collect(),
+        recent: Default::default(),
     }
 }

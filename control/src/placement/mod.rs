@@ -7,6 +7,7 @@ mod change;
 mod change_tests;
 mod check;
 mod codec;
+mod recent;
 #[cfg(test)]
 pub(crate) mod fixtures;
 
@@ -15,6 +16,7 @@ use std::collections::BTreeMap;
 pub use change::{Change, Draft, Rejected};
 pub use check::WEIGHT;
 pub use codec::DecodeError;
+pub use recent::{Cause, Eviction, Recent, Recents};
 
 use roomring_proto::{Generation, Incarnation, NodeId, PlacementRef, Seat, SlotId, Term, Uid, Version};
 
@@ -63,6 +65,8 @@ pub struct Member {
     pub active: bool,
     /// Highest placement format it understands.
     pub max_format: u32,
+    /// host:port of its watch service; empty if it has none.
+    pub watch_addr: String,
 }
 
 /// One slot's record.
@@ -97,6 +101,8 @@ pub struct Placement {
     pub members: BTreeMap<Incarnation, Member>,
     /// Index = slot number.
     pub slots: Vec<SlotRecord>,
+    /// What the last writes changed, for people; the latest last.
+    pub recent: Recents,
 }
 
 impl SlotRecord {

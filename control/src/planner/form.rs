@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use roomring_proto::{Seat, Uid};
 
 use super::process::{Processes, member};
-use crate::placement::{FIRST_VERSION, FORMAT, Member, Placement, RingParams, Settings, SlotRecord};
+use crate::placement::{FIRST_VERSION, FORMAT, Member, Placement, Recents, RingParams, Settings, SlotRecord};
 use crate::ring::Ring;
 use crate::view::ClusterView;
 
@@ -19,7 +19,7 @@ pub fn form(view: &ClusterView, settings: Settings, ring: RingParams, uid: Uid) 
     let processes = Processes::new(view);
     let members: BTreeMap<_, Member> = processes.founders().map(|(id, e)| (e.incarnation, member(id, e))).collect();
     let mut placement =
-        Placement { uid, format: FORMAT, version: FIRST_VERSION, settings, ring, members, slots: Vec::new() };
+        Placement { uid, format: FORMAT, version: FIRST_VERSION, settings, ring, members, slots: Vec::new(), recent: Recents::default() };
 
     let by_name = processes.ring_members(&placement, &view.intents);
     let nodes = by_name.iter().map(|(name, (_, node))| (name.clone(), node.clone())).collect();

@@ -146,5 +146,6 @@ pub(super) fn member(id: &NodeId, entry: &NodeEntry) -> Member {
         weight: entry.weight,
         active: true,
         max_format: entry.max_format,
+        watch_addr: entry.watch_addr.clone(),
     }
 }

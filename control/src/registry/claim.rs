@@ -57,6 +57,7 @@ impl Record {
             draining: false,
             release: release(),
             max_format: FORMAT,
+            watch_addr: spec.watch_addr.clone(),
         })
     }
 
@@ -66,6 +67,7 @@ impl Record {
             grpc_addr: spec.grpc_addr.clone(),
             http_addr: spec.http_addr.clone(),
             release: release(),
+            watch_addr: spec.watch_addr.clone(),
         })
     }
 
@@ -156,7 +158,13 @@ mod tests {
 
     fn record(home: &str) -> Record {
         let id = NodeId::new("node-1").unwrap();
-        let spec = NodeSpec { id, grpc_addr: "127.0.0.1:1".into(), zone: String::new(), weight: 100 };
+        let spec = NodeSpec {
+            id,
+            grpc_addr: "127.0.0.1:1".into(),
+            zone: String::new(),
+            weight: 100,
+            watch_addr: String::new(),
+        };
         Record::node(&spec, home)
     }
 

@@ -30,6 +30,8 @@ pub struct NodeSpec {
     pub zone: String,
     /// Relative share of slots in percent.
     pub weight: u32,
+    /// host:port of its watch service, as others reach it; may be empty.
+    pub watch_addr: String,
 }
 
 /// What a router tells of itself.
@@ -41,6 +43,8 @@ pub struct RouterSpec {
     pub grpc_addr: String,
     /// host:port of its client-facing HTTP server.
     pub http_addr: String,
+    /// host:port of its watch service, as others reach it; may be empty.
+    pub watch_addr: String,
 }
 
 /// Why a process could not register.

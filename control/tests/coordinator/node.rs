@@ -54,7 +54,13 @@ impl World {
         let registry = soon("connecting", Registry::connect(config, CancellationToken::new())).await.unwrap();
         let dir: PathBuf = self.homes.path().join(name);
         let home = Home::open(&dir).unwrap();
-        let spec = NodeSpec { id: id(name), grpc_addr: format!("{name}:1"), zone: String::new(), weight: 100 };
+        let spec = NodeSpec {
+            id: id(name),
+            grpc_addr: format!("{name}:1"),
+            zone: String::new(),
+            weight: 100,
+            watch_addr: String::new(),
+        };
         let registration = soon("registering", registry.register_node(spec, &home)).await.unwrap();
         let settings = Settings { slots: SLOTS, replication: 1, min_in_sync: 1, fence_after: self.fence_after };
         let config = CoordinatorConfig { settings, lease_ttl: TTL };

@@ -149,7 +149,12 @@ pub(crate) async fn a_later_process_supersedes(url: &str) {
 pub(crate) async fn routers_register_too(url: &str) {
     let cluster = Cluster::new(url, "routers").await;
     let (first, second) = (cluster.registry().await, cluster.registry().await);
-    let spec = |http: &str| RouterSpec { id: id("router-1"), grpc_addr: "r:1".into(), http_addr: http.into() };
+    let spec = |http: &str| RouterSpec {
+        id: id("router-1"),
+        grpc_addr: "r:1".into(),
+        http_addr: http.into(),
+        watch_addr: String::new(),
+    };
     let registration = soon("registering", first.register_router(spec("r:80"))).await.unwrap();
     let view = seen(&second, "router-1", |v| v.routers.contains_key(&id("router-1"))).await;
     assert_eq!(view.routers[&id("router-1")].http_addr, "r:80");

@@ -100,7 +100,13 @@ impl Cluster {
 }
 
 pub(crate) fn spec(node: &str) -> NodeSpec {
-    NodeSpec { id: id(node), grpc_addr: format!("{node}.example:7400"), zone: String::new(), weight: 100 }
+    NodeSpec {
+        id: id(node),
+        grpc_addr: format!("{node}.example:7400"),
+        zone: String::new(),
+        weight: 100,
+        watch_addr: String::new(),
+    }
 }
 
 /// Waits until the view satisfies `condition`, and returns it.
@@ -127,6 +133,7 @@ pub(crate) fn placement(uid: u64, version: u64, node: &str, incarnation: Incarna
         weight: 100,
         active: true,
         max_format: FORMAT,
+        watch_addr: String::new(),
     };
     Arc::new(Placement {
         uid: Uid(uid),
@@ -136,5 +143,6 @@ pub(crate) fn placement(uid: u64, version: u64, node: &str, incarnation: Incarna
         ring: RingParams { vnodes: 100, bound_percent: 125 },
         members: BTreeMap::from([(incarnation, member)]),
         slots: vec![slot; 4],
+        recent: Default::default(),
     })
 }

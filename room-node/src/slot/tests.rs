@@ -54,6 +54,7 @@ fn member(i: u64) -> Member {
         weight: 100,
         active: true,
         max_format: FORMAT,
+        watch_addr: String::new(),
     }
 }
 
@@ -74,6 +75,7 @@ impl World {
                 learners: Vec::new(),
                 generation: Generation(1),
             }],
+            recent: Default::default(),
         };
         let config = |i| Config {
             uid: Uid(7),

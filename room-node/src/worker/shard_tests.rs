@@ -30,6 +30,7 @@ fn placement(version: u64, primaries: [(Incarnation, u64); 2]) -> Arc<Placement>
         ring: RingParams { vnodes: 1, bound_percent: 125 },
         members: BTreeMap::new(),
         slots: primaries.map(slot).to_vec(),
+        recent: Default::default(),
     })
 }
 

@@ -130,6 +130,7 @@ fn placement(version: u64, term: u64, primary: u64, nodes: &[(u64, SocketAddr)])
         weight: 100,
         active: true,
         max_format: FORMAT,
+        watch_addr: String::new(),
     };
     let record = SlotRecord {
         term: Term(term),
@@ -146,6 +147,7 @@ fn placement(version: u64, term: u64, primary: u64, nodes: &[(u64, SocketAddr)])
         ring: RingParams { vnodes: 1, bound_percent: 125 },
         members: nodes.iter().map(|(i, addr)| (Incarnation(*i), member(addr))).collect(),
         slots: vec![record; 6],
+        recent: Default::default(),
     }
 }
 

@@ -77,6 +77,7 @@ impl Sim {
             draining: false,
             release: String::new(),
             max_format: FORMAT,
+            watch_addr: String::new(),
         };
         self.edit(|nodes| _ = nodes.insert(id(name), entry));
         incarnation

@@ -29,6 +29,7 @@ fn placement(uid: u64, version: u64) -> Placement {
         weight: 100,
         active: true,
         max_format: FORMAT,
+        watch_addr: String::new(),
     };
     Placement {
         uid: Uid(uid),
@@ -38,6 +39,7 @@ fn placement(uid: u64, version: u64) -> Placement {
         ring: RingParams { vnodes: 1, bound_percent: 125 },
         members: BTreeMap::from([(incarnation, member)]),
         slots: vec![slot],
+        recent: Default::default(),
     }
 }
 
