@@ -201,9 +201,11 @@ impl Detector {
     /// What is held of the others now.
     pub fn evidence(&self, now: Time) -> Evidence {
         let suspect = |p: &Peer| p.dead.is_some() || p.is_suspect(now, &self.timing);
-        let names = |holds: &dyn Fn(&Peer) -> bool| self.peers.iter().filter(|(_, p)| holds(p)).map(|(i, _)| *i).collect();
+        let names =
+            |holds: &dyn Fn(&Peer) -> bool| self.peers.iter().filter(|(_, p)| holds(p)).map(|(i, _)| *i).collect();
         let watched = self.in_contact.is_some_and(|since| now.since(since) >= self.cut_off_after);
-        let cut_off = |p: &Peer| watched && p.active && !suspect(p) && p.heard.is_some() && p.contact_age >= self.cut_off_after;
+        let cut_off =
+            |p: &Peer| watched && p.active && !suspect(p) && p.heard.is_some() && p.contact_age >= self.cut_off_after;
         let dead = self.peers.iter().filter(|(_, p)| p.active);
         let dead = dead.filter_map(|(i, p)| Some((*i, Death { cause: p.dead?, heard: p.heard })));
         Evidence {

@@ -9,14 +9,15 @@ mod ready;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use roomring_proto::{Incarnation, NodeId, Uid};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use crate::clock::Time;
-use crate::placement::{Change, RingParams, Settings};
+use crate::detector::Evidence;
+use crate::placement::{Cause, Change, Eviction, Placement, RingParams, Settings};
 use crate::planner::{self, History, ReadySeat, Situation};
 use crate::registry::{Proposal, Proposed, Registry};
 use crate::view::ClusterView;
@@ -61,9 +62,10 @@ pub struct Coordinator {
     views: watch::Receiver<ClusterView>,
     /// Slots of this node hold the other end.
     ready: mpsc::Receiver<ReadySeat>,
-    /// The node's connections to its peers hold the other end.
-    answering: watch::Receiver<BTreeSet<Incarnation>>,
-    answer: BTreeSet<Incarnation>,
+    /// The heartbeats hold the other end.
+    evidence: watch::Receiver<Evidence>,
+    /// The evidence last planned on.
+    held: Evidence,
     seats: ReadySeats,
     history: History,
     /// The view last planned on.
@@ -80,7 +82,6 @@ pub struct Coordinator {
 #[derive(Debug, Clone)]
 pub struct CoordinatorHandle {
     ready: mpsc::Sender<ReadySeat>,
-    answering: watch::Sender<BTreeSet<Incarnation>>,
 }
 
 impl CoordinatorHandle {
@@ -88,27 +89,26 @@ impl CoordinatorHandle {
     pub fn ready(&self) -> &mpsc::Sender<ReadySeat> {
         &self.ready
     }
-
-    /// The processes that answer heartbeats now: a lapsed registration alone does not evict them.
-    pub fn set_answering(&self, processes: BTreeSet<Incarnation>) {
-        self.answering.send_if_modified(|known| std::mem::replace(known, processes) != *known);
-    }
 }
 
 impl Coordinator {
     /// A coordinator for the process `me`, which is registered. It is for one history of the placement: with a new uid comes
-    /// a new incarnation, and another coordinator.
-    pub fn new(registry: Registry, me: Incarnation, config: CoordinatorConfig) -> (Self, CoordinatorHandle) {
+    /// a new incarnation, and another coordinator. `evidence` is what its heartbeats say of the others.
+    pub fn new(
+        registry: Registry,
+        me: Incarnation,
+        config: CoordinatorConfig,
+        evidence: watch::Receiver<Evidence>,
+    ) -> (Self, CoordinatorHandle) {
         let (ready_to, ready) = mpsc::channel(READY_QUEUE);
-        let (answering_to, answering) = watch::channel(BTreeSet::new());
         let coordinator = Self {
             views: registry.view(),
             registry,
             me,
             config,
             ready,
-            answering,
-            answer: BTreeSet::new(),
+            evidence,
+            held: Evidence::default(),
             seats: ReadySeats::default(),
             history: History::default(),
             view: ClusterView::default(),
@@ -116,7 +116,7 @@ impl Coordinator {
             deadline: None,
             lost: 0,
         };
-        (coordinator, CoordinatorHandle { ready: ready_to, answering: answering_to })
+        (coordinator, CoordinatorHandle { ready: ready_to })
     }
 
     /// Runs until dropped. Dropping it in the middle of a write leaves that write's outcome to etcd.
@@ -126,10 +126,7 @@ impl Coordinator {
             tokio::select! {
                 Ok(()) = self.views.changed() => self.on_view(),
                 Some(seat) = self.ready.recv() => self.on_ready(seat),
-                Ok(()) = self.answering.changed() => {
-                    self.answer = self.answering.borrow_and_update().clone();
-                    self.schedule(self.turn());
-                }
+                Ok(()) = self.evidence.changed() => self.on_evidence(),
                 () = at(self.due) => self.on_due().await,
                 () = at(self.deadline) => {
                     self.deadline = None;
@@ -159,6 +156,12 @@ impl Coordinator {
         self.plan_deadline();
     }
 
+    fn on_evidence(&mut self) {
+        self.held = self.evidence.borrow_and_update().clone();
+        self.schedule(self.turn());
+        self.plan_deadline();
+    }
+
     fn on_ready(&mut self, seat: ReadySeat) {
         self.seats.add(seat);
         // Nobody else can propose it, so there is no turn to wait for.
@@ -182,12 +185,12 @@ impl Coordinator {
             self.schedule(RETRY);
             return;
         }
-        let Some((proposal, account)) = self.next_write(now) else {
+        let Some(proposal) = self.next_write(now) else {
             self.plan_deadline();
             return;
         };
         match self.write(&proposal).await {
-            Proposed::Won => tracing::info!("placement {}: {account}", proposal.placement.version),
+            Proposed::Won => report(&proposal.placement),
             Proposed::Lost => {
                 // The news of what was written instead usually comes before this time is over.
                 self.schedule((RETRY * 2u32.saturating_pow(self.lost)).min(LOSING));
@@ -213,8 +216,8 @@ impl Coordinator {
         }
     }
 
-    /// What should be written now, and its account for the log.
-    fn next_write(&self, now: Time) -> Option<(Proposal, String)> {
+    /// What should be written now.
+    fn next_write(&self, now: Time) -> Option<Proposal> {
         let base_revision = self.view.placement_revision;
         let base = match &self.view.placement {
             Some(base) if !self.view.etcd_regressed => base,
@@ -225,27 +228,60 @@ impl Coordinator {
                     None => (self.config.settings.clone(), RingParams::for_slots(self.config.settings.slots)),
                 };
                 let uid = Uid(rand::random_range(1..=u64::MAX));
-                let placement = registered.then(|| planner::form(&self.view, settings, ring, uid)).flatten()?;
-                let account = account::of_formation(&placement, known.is_some());
-                let proposal = Proposal { base_revision, placement: Arc::new(placement), counts_on: BTreeMap::new() };
-                return Some((proposal, account));
+                let mut placement = registered.then(|| planner::form(&self.view, settings, ring, uid)).flatten()?;
+                let record = account::of_formation(&placement, known.is_some(), self.written(&placement));
+                placement.recent.push(record);
+                return Some(Proposal { base_revision, placement: Arc::new(placement), counts_on: BTreeMap::new() });
             }
         };
         let ready = self.seats.based_on(base.version);
-        let changes = planner::plan(&self.situation(now, &ready));
+        let situation = self.situation(now, &ready);
+        let changes = planner::plan(&situation);
         if changes.is_empty() {
             return None;
         }
         match base.with(&changes) {
-            Ok(next) => {
+            Ok(mut next) => {
                 let counts_on = self.relied_on(&changes);
-                let account = account::of_changes(base, &changes);
-                Some((Proposal { base_revision, placement: Arc::new(next), counts_on }, account))
+                let evictions = self.evictions(&situation, &changes);
+                let record = account::of_changes(base, &changes, evictions, self.written(&next));
+                next.recent.push(record);
+                Some(Proposal { base_revision, placement: Arc::new(next), counts_on })
             }
             Err(rejected) => {
                 tracing::error!(%rejected, "the plan does not fit the placement it was made for; this is a bug");
                 None
             }
+        }
+    }
+
+    /// Whom `changes` evict, and why.
+    fn evictions(&self, situation: &Situation<'_>, changes: &[Change]) -> Vec<Eviction> {
+        let evicted = changes
+            .iter()
+            .filter_map(|c| if let Change::Evict { incarnation } = c { Some(*incarnation) } else { None });
+        let eviction = |incarnation| {
+            let member = situation.view.placement.as_ref()?.members.get(&incarnation)?;
+            let heard = situation.evidence.dead.get(&incarnation).and_then(|death| death.heard);
+            Some(Eviction {
+                node: member.node.clone(),
+                incarnation,
+                cause: planner::cause_of_eviction(situation, incarnation)?,
+                silent_for: heard.map(|at| situation.now.since(at)),
+            })
+        };
+        evicted.filter_map(eviction).collect()
+    }
+
+    /// By whom and when `placement` is written.
+    fn written(&self, placement: &Placement) -> account::Written {
+        let by = self.view.nodes.iter().find(|(_, n)| n.incarnation == self.me).map(|(id, _)| id.clone());
+        let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        account::Written {
+            version: placement.version,
+            time_ms: u64::try_from(unix.as_millis()).unwrap_or(u64::MAX),
+            // It is registered, or it would not write.
+            by: by.unwrap_or_else(|| NodeId::new("unknown").expect("follows the rules")),
         }
     }
 
@@ -275,13 +311,13 @@ impl Coordinator {
             me: self.me,
             ttl: self.config.lease_ttl,
             ready,
-            answering: &self.answer,
+            evidence: &self.held,
         }
     }
 
     /// How long to wait for those before this node.
     fn turn(&self) -> Duration {
-        let rank = u32::try_from(planner::rank(&self.view, self.me)).unwrap_or(u32::MAX);
+        let rank = u32::try_from(planner::rank(&self.view, &self.held.suspects, self.me)).unwrap_or(u32::MAX);
         let formed = self.view.placement.is_some() && !self.view.etcd_regressed;
         let first = if formed { BATCH } else { FORMATION };
         first + RANK.saturating_mul(rank.min(1000))
@@ -291,6 +327,20 @@ impl Coordinator {
         let at = Instant::now() + after;
         self.due = Some(self.due.map_or(at, |due| due.min(at)));
     }
+}
+
+/// Says in the log what was written.
+fn report(placement: &Placement) {
+    let Some(recent) = placement.recent.iter().next_back() else { return };
+    for e in &recent.evictions {
+        let silent_ms = e.silent_for.map(|d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX));
+        let cause = e.cause;
+        match e.cause {
+            Cause::Left => tracing::info!(node = %e.node, incarnation = %e.incarnation, "left the cluster"),
+            _ => tracing::warn!(node = %e.node, incarnation = %e.incarnation, %cause, silent_ms, "evicted"),
+        }
+    }
+    tracing::info!("placement {}: {}", placement.version, recent.text);
 }
 
 /// Sleeps until `when`; for ever if there is none.

@@ -7,9 +7,9 @@ mod change;
 mod change_tests;
 mod check;
 mod codec;
-mod recent;
 #[cfg(test)]
 pub(crate) mod fixtures;
+mod recent;
 
 use std::collections::BTreeMap;
 

@@ -18,8 +18,16 @@ use crate::view::ClusterView;
 pub fn form(view: &ClusterView, settings: Settings, ring: RingParams, uid: Uid) -> Option<Placement> {
     let processes = Processes::new(view);
     let members: BTreeMap<_, Member> = processes.founders().map(|(id, e)| (e.incarnation, member(id, e))).collect();
-    let mut placement =
-        Placement { uid, format: FORMAT, version: FIRST_VERSION, settings, ring, members, slots: Vec::new(), recent: Recents::default() };
+    let mut placement = Placement {
+        uid,
+        format: FORMAT,
+        version: FIRST_VERSION,
+        settings,
+        ring,
+        members,
+        slots: Vec::new(),
+        recent: Recents::default(),
+    };
 
     let by_name = processes.ring_members(&placement, &view.intents);
     let nodes = by_name.iter().map(|(name, (_, node))| (name.clone(), node.clone())).collect();

@@ -1,20 +1,33 @@
 //! How long things have been as they are.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
-use roomring_proto::{Incarnation, Seat, SlotId, Term, Uid};
+use roomring_proto::{Incarnation, NodeId, Seat, SlotId, Term, Uid, Version};
 
 use crate::clock::Time;
+use crate::placement::Placement;
 use crate::view::ClusterView;
 
-/// Since when, in one process's own unbroken view of etcd, each slot stood unchanged and each registration was absent.
-/// Forgets everything when the view breaks: what happened meanwhile is not known.
+/// A node evicted by evidence stays out for so long the first time, and twice as long each time it happens again.
+const REJOIN_LEAST: Duration = Duration::from_secs(1);
+
+/// Longest time that it stays out.
+const REJOIN_MOST: Duration = Duration::from_secs(60);
+
+/// Evictions longer ago than this are forgiven.
+const FORGIVEN: Duration = Duration::from_secs(600);
+
+/// Since when, in one process's own unbroken view of etcd, each slot stood unchanged and each registration was absent; and
+/// who was evicted lately. Forgets all but the evictions when the view breaks: what happened meanwhile is not known.
 #[derive(Debug, Clone, Default)]
 pub struct History {
     whole_since: Option<Time>,
     uid: Option<Uid>,
     slots: Vec<Standing>,
     absent: BTreeMap<Incarnation, Time>,
+    /// Evictions by evidence that the placement records, with the time.
+    evicted: BTreeMap<(Version, Incarnation), (NodeId, Time)>,
 }
 
 #[derive(Debug, Clone)]
@@ -29,7 +42,11 @@ impl History {
     pub fn observe(&mut self, view: &ClusterView, now: Time) {
         let uid = view.placement.as_ref().map(|p| p.uid);
         if self.whole_since != view.unbroken_since || self.uid != uid {
-            *self = Self { whole_since: view.unbroken_since, uid, ..Self::default() };
+            let evicted = if self.uid == uid { std::mem::take(&mut self.evicted) } else { BTreeMap::new() };
+            *self = Self { whole_since: view.unbroken_since, uid, evicted, ..Self::default() };
+        }
+        if let Some(placement) = &view.placement {
+            self.observe_evictions(placement, now);
         }
         let (Some(placement), Some(_)) = (&view.placement, self.whole_since) else { return };
 
@@ -51,6 +68,35 @@ impl History {
                 self.absent.entry(*incarnation).or_insert(now);
             }
         }
+    }
+
+    /// Times are this process's own. How old a record is that was there before it looked, is taken from the writers' clocks
+    /// against the latest write: it was made no later than now.
+    fn observe_evictions(&mut self, placement: &Placement, now: Time) {
+        let latest_ms = placement.recent.iter().next_back().map_or(0, |r| r.time_ms);
+        let before = std::mem::take(&mut self.evicted);
+        for (recent, eviction) in placement.recent.evictions().filter(|(_, e)| e.cause.is_by_evidence()) {
+            let key = (recent.version, eviction.incarnation);
+            let noted = before.get(&key).cloned().unwrap_or_else(|| {
+                let age = Duration::from_millis(latest_ms.saturating_sub(recent.time_ms));
+                (eviction.node.clone(), Time(now.0.saturating_sub(age)))
+            });
+            self.evicted.insert(key, noted);
+        }
+    }
+
+    /// When a node that was evicted by evidence may become a member again; `None` if it was not, lately.
+    pub fn rejoins_at(&self, node: &NodeId, now: Time) -> Option<Time> {
+        let lately = |at: &Time| now.since(*at) < FORGIVEN;
+        let times = self.evicted.values().filter(|(name, at)| name == node && lately(at)).map(|(_, at)| *at);
+        let (count, last) = times.fold((0u32, None), |(n, last), at| (n + 1, last.max(Some(at))));
+        let wait = REJOIN_LEAST.saturating_mul(2u32.saturating_pow(count.saturating_sub(1)));
+        last.map(|at| at + wait.min(REJOIN_MOST))
+    }
+
+    /// Whether this very process was evicted by evidence, as far as the placement still records.
+    pub fn was_evicted(&self, incarnation: Incarnation) -> bool {
+        self.evicted.keys().any(|(_, i)| *i == incarnation)
     }
 
     /// Since when the view has been unbroken; `None` if it is broken.

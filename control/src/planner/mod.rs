@@ -15,6 +15,7 @@ use std::time::Duration;
 use roomring_proto::{Incarnation, NodeId, Seat, SlotId, Term, Version};
 
 use crate::clock::Time;
+use crate::detector::Evidence;
 use crate::placement::{Change, Draft, Placement};
 use crate::ring::{Ring, RingNode};
 use crate::view::{ClusterView, Intents};
@@ -22,7 +23,7 @@ use crate::view::{ClusterView, Intents};
 pub use form::form;
 pub use history::History;
 use process::Processes;
-pub use process::rank;
+pub use process::{cause_of_eviction, rank};
 
 /// A primary's word that a learner holds everything up to the commit point, and will be waited for until its primary has
 /// applied a placement later than `base`.
@@ -53,8 +54,8 @@ pub struct Situation<'a> {
     pub ttl: Duration,
     /// What primaries said.
     pub ready: &'a BTreeSet<ReadySeat>,
-    /// Processes that answer heartbeats: a lapsed registration alone does not evict them.
-    pub answering: &'a BTreeSet<Incarnation>,
+    /// What heartbeats say of the others.
+    pub evidence: &'a Evidence,
 }
 
 /// Unbroken contact with etcd that lapsed registrations count after, in multiples of their time to live: an etcd that was away
@@ -104,7 +105,9 @@ pub fn next_deadline(situation: &Situation<'_>) -> Option<Time> {
         let since = since.chain([history.unchanged_since(SlotId(slot))]).collect::<Option<Vec<Time>>>()?;
         since.into_iter().max().map(|t| t + wait)
     });
-    recreate.chain(evict).filter(|t| *t > situation.now).min()
+    let newcomers = processes.candidates(placement);
+    let rejoin = newcomers.iter().filter_map(|(id, _)| history.rejoins_at(id, situation.now));
+    recreate.chain(evict).chain(rejoin).filter(|t| *t > situation.now).min()
 }
 
 /// Nodes whose keys must still be as the view shows them when `changes` are written: a process that comes back just then

@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use roomring_proto::{Incarnation, NodeId};
 
-use super::{ByName, CONTACT_TTLS, History, Plan};
+use super::{ByName, CONTACT_TTLS, History, Plan, Situation};
 use crate::clock::Time;
-use crate::placement::{Change, Member, Placement};
+use crate::placement::{Cause, Change, Member, Placement};
 use crate::ring::RingNode;
 use crate::view::{ClusterView, Intents, NodeEntry};
 
@@ -91,9 +91,10 @@ impl<'a> Processes<'a> {
 }
 
 /// The place of `me` among those who may write the placement now, from 0: who waits `rank` times a moment before writing
-/// seldom collides.
-pub fn rank(view: &ClusterView, me: Incarnation) -> usize {
-    let registered: BTreeSet<Incarnation> = view.nodes.values().map(|n| n.incarnation).collect();
+/// seldom collides. For `absent` nobody waits.
+pub fn rank(view: &ClusterView, absent: &BTreeSet<Incarnation>, me: Incarnation) -> usize {
+    let nodes = view.nodes.values().map(|n| n.incarnation);
+    let registered: BTreeSet<Incarnation> = nodes.filter(|i| *i == me || !absent.contains(i)).collect();
     let is_member =
         |i: &Incarnation| view.placement.as_ref().is_some_and(|p| p.members.get(i).is_some_and(|m| m.active));
     let writers = registered.iter().filter(|i| is_member(i)).count();
@@ -104,17 +105,41 @@ pub fn rank(view: &ClusterView, me: Incarnation) -> usize {
     }
 }
 
-impl Plan<'_> {
-    /// Evicts members that are proved dead, or whose registration lapsed while this process was in contact.
-    pub(super) fn evict_the_dead(&mut self) {
-        let s = self.situation;
+/// Why `incarnation` is evicted in this situation; `None` if it is not.
+pub fn cause_of_eviction(situation: &Situation<'_>, incarnation: Incarnation) -> Option<Cause> {
+    Processes::new(situation.view).cause_of_eviction(situation, incarnation)
+}
+
+impl Processes<'_> {
+    fn cause_of_eviction(&self, s: &Situation<'_>, incarnation: Incarnation) -> Option<Cause> {
+        let placement = s.view.placement.as_deref()?;
+        let member = placement.members.get(&incarnation).filter(|m| m.active)?;
+        if incarnation == s.me {
+            return None;
+        }
+        if self.is_proved_dead(incarnation, &member.home) {
+            return Some(Cause::Replaced);
+        }
         let contact = s.history.whole_since().is_some_and(|since| s.now.since(since) >= s.ttl * CONTACT_TTLS);
-        let members = self.base.members.iter().filter(|(i, m)| m.active && **i != s.me);
-        for (incarnation, member) in members {
-            let lapsed = contact && !self.processes.is_registered(*incarnation) && !s.answering.contains(incarnation);
-            if lapsed || self.processes.is_proved_dead(*incarnation, &member.home) {
-                self.push(Change::Evict { incarnation: *incarnation });
-            }
+        let gone = !self.is_registered(incarnation);
+        let dead = s.evidence.dead.get(&incarnation).map(|death| death.cause);
+        let lapsed = contact && gone && !s.evidence.answering.contains(&incarnation);
+        if !lapsed && dead.is_none() {
+            return None;
+        }
+        let left = gone && placement.slots.iter().all(|slot| slot.seat_of(incarnation).is_none());
+        Some(if left { Cause::Left } else { dead.unwrap_or(Cause::Lapsed) })
+    }
+}
+
+impl Plan<'_> {
+    /// Evicts members that are proved dead, found dead by their heartbeats, or whose registration lapsed while this process
+    /// was in contact.
+    pub(super) fn evict_the_dead(&mut self) {
+        let members = self.base.members.keys();
+        let dead = members.filter(|i| self.processes.cause_of_eviction(self.situation, **i).is_some());
+        for incarnation in dead.copied().collect::<Vec<_>>() {
+            self.push(Change::Evict { incarnation });
         }
     }
 
@@ -127,9 +152,18 @@ impl Plan<'_> {
                 Some(_) => {
                     self.push(Change::Update { incarnation: entry.incarnation, member: member(id, entry) });
                 }
+                None if self.must_wait(id, entry.incarnation) => {}
                 None => self.join((id, entry)),
             }
         }
+    }
+
+    /// A node evicted by evidence waits, longer each time; the process itself also until it is heard of again: it may be
+    /// stopped or cut off, and registered all the same.
+    fn must_wait(&self, id: &NodeId, incarnation: Incarnation) -> bool {
+        let s = self.situation;
+        let silent = s.history.was_evicted(incarnation) && !s.evidence.answering.contains(&incarnation);
+        silent || s.history.rejoins_at(id, s.now).is_some_and(|at| s.now < at)
     }
 
     pub(super) fn join(&mut self, (id, entry): (&NodeId, &NodeEntry)) {

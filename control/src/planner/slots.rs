@@ -89,11 +89,20 @@ impl Plan<'_> {
         self.situation.ready.range(from..).take_while(move |r| r.slot == slot)
     }
 
-    /// The ring's first choice becomes primary as soon as it is in sync.
+    /// The ring's first choice becomes primary as soon as it is in sync. While it can't serve it does not; while the primary
+    /// has lost etcd another one serves.
     fn switch(&mut self, slot: SlotId, wanted: &[Incarnation]) {
+        let evidence = self.situation.evidence;
         let Some(record) = self.draft.placement().slot(slot) else { return };
-        let first = wanted.first().and_then(|i| record.in_sync.iter().find(|s| s.incarnation == *i)).copied();
-        if let Some(to) = first.filter(|to| *to != record.primary && self.processes.is_live(to.incarnation)) {
+        let fit = |i: Incarnation| {
+            self.processes.is_live(i) && !evidence.suspects.contains(&i) && !evidence.cut_off.contains(&i)
+        };
+        let seat = |i: &Incarnation| record.in_sync.iter().find(|s| s.incarnation == *i && fit(*i)).copied();
+        let cut_off = evidence.cut_off.contains(&record.primary.incarnation);
+        let stand_in =
+            || wanted.iter().find_map(seat).or_else(|| record.in_sync.iter().copied().find(|s| fit(s.incarnation)));
+        let to = wanted.first().and_then(seat).or_else(|| cut_off.then(stand_in).flatten());
+        if let Some(to) = to.filter(|to| *to != record.primary) {
             self.push(Change::Switch { slot, to });
         }
     }

@@ -101,9 +101,11 @@ async fn lives(
     mut state: tokio::sync::watch::Receiver<roomring_control::registry::RegistrationState>,
     config: CoordinatorConfig,
 ) {
+    // No heartbeats here: leases alone say who lives.
+    let evidence = tokio::sync::watch::Sender::default();
     loop {
         let me = state.borrow_and_update().incarnation;
-        let (coordinator, handle) = Coordinator::new(registry.clone(), me, config.clone());
+        let (coordinator, handle) = Coordinator::new(registry.clone(), me, config.clone(), evidence.subscribe());
         tokio::select! {
             () = coordinator.run() => {}
             () = slots(registry.clone(), me, handle) => {}

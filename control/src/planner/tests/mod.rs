@@ -1,3 +1,4 @@
+mod evidence;
 mod history;
 mod rows;
 mod runs;

@@ -1,5 +1,6 @@
 //! What may be planned when, row by row.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use roomring_proto::{Incarnation, SlotId, Uid};
@@ -59,7 +60,7 @@ fn a_lapsed_registration_counts_after_unbroken_contact_only() {
     assert_eq!(sim.next_deadline(a).map(|t| t.since(sim.now)), Some(Duration::from_millis(1)));
     sim.pass(Duration::from_millis(1));
     assert!(evicts(&sim));
-    sim.answering.insert(b);
+    sim.evidence.answering.insert(b);
     assert!(!evicts(&sim), "it still answers");
 }
 
@@ -134,9 +135,9 @@ fn ready_counts_only_for_its_base_and_term() {
     let slot = SlotId(slot.try_into().unwrap());
     let said = planner::ReadySeat { slot, seat: record.learners[0], term: record.term, base: sim.placement().version };
     let takes = |ready: planner::ReadySeat| {
-        let (view, history, answering) = (&sim.view, &sim.history, &sim.answering);
+        let (view, history, evidence) = (&sim.view, &sim.history, &sim.evidence);
         let ready = [ready].into();
-        let s = planner::Situation { view, history, now: sim.now, me: a, ttl: TTL, ready: &ready, answering };
+        let s = planner::Situation { view, history, now: sim.now, me: a, ttl: TTL, ready: &ready, evidence };
         planner::plan(&s).iter().filter(|c| matches!(c, Change::IntoSync { .. })).count()
     };
     assert_eq!(takes(said), 1);
@@ -147,11 +148,12 @@ fn ready_counts_only_for_its_base_and_term() {
 #[test]
 fn ranks_are_distinct_and_members_come_first() {
     let mut sim = Sim::new(8, 1, &["b", "a"]);
-    let ranks: Vec<usize> = ["b", "a"].iter().map(|n| planner::rank(&sim.view, sim.incarnation(n))).collect();
+    let ranks: Vec<usize> =
+        ["b", "a"].iter().map(|n| planner::rank(&sim.view, &BTreeSet::new(), sim.incarnation(n))).collect();
     assert_eq!(ranks, [0, 1]);
     let c = sim.start("c");
-    assert_eq!(planner::rank(&sim.view, c), 2);
+    assert_eq!(planner::rank(&sim.view, &BTreeSet::new(), c), 2);
     sim.lapse("b");
-    assert_eq!(planner::rank(&sim.view, sim.incarnation("a")), 0);
-    assert_eq!(planner::rank(&sim.view, Incarnation(1)), 1);
+    assert_eq!(planner::rank(&sim.view, &BTreeSet::new(), sim.incarnation("a")), 0);
+    assert_eq!(planner::rank(&sim.view, &BTreeSet::new(), Incarnation(1)), 1);
 }

@@ -225,6 +225,9 @@ enum Event {
     Lapse(usize),
     Return(usize),
     Drain(usize, bool),
+    Silence(usize),
+    Speak(usize),
+    CutOff(usize),
     Stop(usize),
     Weight(usize, u32),
     Pin(u32, usize),
@@ -241,6 +244,9 @@ fn event() -> impl Strategy<Value = Event> {
         3 => node.clone().prop_map(Event::Lapse),
         2 => node.clone().prop_map(Event::Return),
         2 => (node.clone(), any::<bool>()).prop_map(|(n, on)| Event::Drain(n, on)),
+        3 => node.clone().prop_map(Event::Silence),
+        2 => node.clone().prop_map(Event::Speak),
+        1 => node.clone().prop_map(Event::CutOff),
         1 => node.clone().prop_map(Event::Stop),
         1 => (node.clone(), 0..300u32).prop_map(|(n, w)| Event::Weight(n, w)),
         1 => (0..16u32, node).prop_map(|(s, n)| Event::Pin(s, n)),
@@ -271,6 +277,9 @@ fn happen(sim: &mut Sim, event: Event, lapsed: &mut BTreeMap<String, crate::view
                 sim.edit(|nodes| _ = nodes.insert(id(&name(n)), entry));
             }
         }
+        Event::Silence(n) => sim.of(&name(n)).into_iter().for_each(|i| sim.silence(i)),
+        Event::Speak(n) => sim.of(&name(n)).into_iter().for_each(|i| sim.speak(i)),
+        Event::CutOff(n) => sim.evidence.cut_off = sim.of(&name(n)).into_iter().collect(),
         Event::Drain(n, true) => sim.intend(|i| _ = i.drained.insert(id(&name(n)))),
         Event::Drain(n, false) => sim.intend(|i| _ = i.drained.remove(&id(&name(n)))),
         Event::Stop(n) => sim.edit(|nodes| _ = nodes.get_mut(&id(&name(n))).map(|e| e.draining = true)),
@@ -299,6 +308,9 @@ proptest! {
         for event in events {
             happen(&mut sim, event, &mut lapsed);
         }
+        // The trouble ends: who is registered is heard.
+        sim.evidence = Default::default();
+        sim.view.nodes.values().map(|n| n.incarnation).collect::<Vec<_>>().into_iter().for_each(|i| sim.speak(i));
         sim.settle();
         let weight = |n: &crate::placement::Member| sim.view.intents.weights.get(&n.node).copied().unwrap_or(n.weight);
         let stays = |n: &&crate::placement::Member| {

@@ -7,8 +7,9 @@ use std::time::Duration;
 use roomring_proto::{Incarnation, NodeId, Seat, SlotId, Term, Uid};
 
 use crate::clock::Time;
+use crate::detector::{Death, Evidence};
 use crate::placement::fixtures::settings;
-use crate::placement::{Change, FORMAT, Placement, RingParams};
+use crate::placement::{Cause, Change, Eviction, FORMAT, Placement, Recent, RingParams};
 use crate::planner::slots::CATCH_UPS;
 use crate::planner::{self, History, ReadySeat, Situation};
 use crate::view::{ClusterView, Intents, NodeEntry};
@@ -23,7 +24,7 @@ pub(super) struct Sim {
     pub(super) view: ClusterView,
     pub(super) history: History,
     pub(super) now: Time,
-    pub(super) answering: BTreeSet<Incarnation>,
+    pub(super) evidence: Evidence,
     /// Every change written.
     pub(super) log: Vec<Change>,
     /// Fewest in-sync seats that any slot had in any placement.
@@ -44,7 +45,7 @@ impl Sim {
             view: ClusterView { unbroken_since: Some(Time::default()), ..Default::default() },
             history: History::default(),
             now: Time(Duration::from_secs(1)),
-            answering: BTreeSet::new(),
+            evidence: Evidence::default(),
             log: Vec::new(),
             fewest: usize::MAX,
             next_incarnation: 100,
@@ -106,6 +107,11 @@ impl Sim {
         self.view.placement.as_ref().unwrap()
     }
 
+    /// The process of that name, if there is one.
+    pub(super) fn of(&self, name: &str) -> Option<Incarnation> {
+        self.view.nodes.get(&id(name)).map(|n| n.incarnation)
+    }
+
     pub(super) fn incarnation(&self, name: &str) -> Incarnation {
         self.view.nodes[&id(name)].incarnation
     }
@@ -120,8 +126,8 @@ impl Sim {
     }
 
     fn ask<T>(&self, me: Incarnation, question: impl FnOnce(&Situation<'_>) -> T) -> T {
-        let (view, history, answering) = (&self.view, &self.history, &self.answering);
-        question(&Situation { view, history, now: self.now, me, ttl: TTL, ready: &self.ready(), answering })
+        let (view, history, evidence) = (&self.view, &self.history, &self.evidence);
+        question(&Situation { view, history, now: self.now, me, ttl: TTL, ready: &self.ready(), evidence })
     }
 
     fn ready(&self) -> BTreeSet<ReadySeat> {
@@ -155,13 +161,52 @@ impl Sim {
     /// One write, by the first in rank who has anything to write.
     pub(super) fn step(&mut self) -> bool {
         let mut writers: Vec<Incarnation> = self.view.nodes.values().map(|n| n.incarnation).collect();
-        writers.sort_by_key(|i| planner::rank(&self.view, *i));
-        let Some(changes) = writers.iter().map(|i| self.plan(*i)).find(|c| !c.is_empty()) else { return false };
-        let next = self.placement().with(&changes).expect("a plan fits");
+        writers.sort_by_key(|i| planner::rank(&self.view, &self.evidence.suspects, *i));
+        let plans = writers.iter().map(|i| (*i, self.plan(*i)));
+        let Some((by, changes)) = plans.into_iter().find(|(_, c)| !c.is_empty()) else { return false };
+        let mut next = self.placement().with(&changes).expect("a plan fits");
+        next.recent.push(self.record(by, &changes));
         self.log.extend(changes);
         self.adopt(next);
         self.pass(Duration::from_millis(50));
         true
+    }
+
+    /// What a coordinator would note.
+    fn record(&self, by: Incarnation, changes: &[Change]) -> Recent {
+        let evicted = changes
+            .iter()
+            .filter_map(|c| if let Change::Evict { incarnation } = c { Some(*incarnation) } else { None });
+        let eviction = |incarnation| Eviction {
+            node: self.placement().members[&incarnation].node.clone(),
+            incarnation,
+            cause: self.ask(by, |s| planner::cause_of_eviction(s, incarnation)).expect("evicted for a reason"),
+            silent_for: None,
+        };
+        Recent {
+            version: self.placement().version.next(),
+            time_ms: u64::try_from(self.now.0.as_millis()).unwrap(),
+            by: id("sim"),
+            text: String::new(),
+            evictions: evicted.map(eviction).collect(),
+            nodes: Vec::new(),
+            slots: Vec::new(),
+            slots_changed: 0,
+        }
+    }
+
+    /// The heartbeats of a process end.
+    pub(super) fn silence(&mut self, who: Incarnation) {
+        self.evidence.answering.remove(&who);
+        self.evidence.suspects.insert(who);
+        self.evidence.dead.insert(who, Death { cause: Cause::Silent, heard: Some(self.now) });
+    }
+
+    /// They are heard again.
+    pub(super) fn speak(&mut self, who: Incarnation) {
+        self.evidence.answering.insert(who);
+        self.evidence.suspects.remove(&who);
+        self.evidence.dead.remove(&who);
     }
 
     fn adopt(&mut self, next: Placement) {

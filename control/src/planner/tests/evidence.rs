@@ -1,0 +1,175 @@
+//! What heartbeats say, and what is planned on it.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use roomring_proto::Incarnation;
+
+use super::sim::{Sim, id};
+use crate::placement::{Cause, Change};
+use crate::planner;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn evicted(sim: &Sim, who: Incarnation) -> bool {
+    !sim.placement().members.get(&who).is_some_and(|m| m.active)
+}
+
+/// Writes until nobody has anything to write now.
+fn write_all(sim: &mut Sim) {
+    while sim.step() {}
+}
+
+/// Evicts node `name` for silence and lets it speak again; returns how long it stays out then.
+fn flap(sim: &mut Sim, name: &str) -> Duration {
+    let who = sim.incarnation(name);
+    sim.silence(who);
+    let at = sim.now;
+    assert!(sim.step());
+    assert!(evicted(sim, who));
+    write_all(sim);
+    sim.speak(who);
+    let me = sim.incarnation("n1");
+    while evicted(sim, who) {
+        if !sim.step() {
+            let wake = sim.next_deadline(me).expect("time will tell");
+            sim.pass(wake.since(sim.now));
+        }
+    }
+    sim.now.since(at)
+}
+
+#[test]
+fn the_dead_go_at_once_though_they_are_registered() {
+    let mut sim = Sim::new(64, 2, &["n1", "n2", "n3"]);
+    let (n1, n2) = (sim.incarnation("n1"), sim.incarnation("n2"));
+    sim.view.unbroken_since = Some(sim.now);
+    sim.pass(Duration::ZERO);
+    assert_eq!(sim.plan(n1), []);
+    sim.silence(n2);
+    assert!(sim.plan(n1).contains(&Change::Evict { incarnation: n2 }));
+    write_all(&mut sim);
+    assert!(evicted(&sim, n2));
+    assert!(sim.placement().slots.iter().all(|s| s.primary.incarnation != n2), "every slot has another primary");
+    let causes: Vec<Cause> = sim.placement().recent.evictions().map(|(_, e)| e.cause).collect();
+    assert_eq!(causes, [Cause::Silent]);
+    assert_eq!(sim.count(|c| matches!(c, Change::Recreate { .. })), 0);
+}
+
+#[test]
+fn nobody_evicts_itself() {
+    let mut sim = Sim::new(8, 2, &["n1", "n2"]);
+    let n1 = sim.incarnation("n1");
+    sim.silence(n1);
+    assert_eq!(sim.plan(n1), []);
+}
+
+#[test]
+fn for_suspects_nobody_waits() {
+    let sim = Sim::new(8, 1, &["n1", "n2", "n3"]);
+    let [n1, n2, n3] = ["n1", "n2", "n3"].map(|n| sim.incarnation(n));
+    let ranks = |absent: &[Incarnation]| {
+        let absent: BTreeSet<Incarnation> = absent.iter().copied().collect();
+        [n1, n2, n3].map(|me| planner::rank(&sim.view, &absent, me))
+    };
+    assert_eq!(ranks(&[]), [0, 1, 2]);
+    assert_eq!(ranks(&[n1])[1..], [0, 1]);
+    assert_eq!(ranks(&[n1, n2])[2], 0);
+}
+
+#[test]
+fn a_registered_process_that_is_silent_stays_out() {
+    let mut sim = Sim::new(64, 2, &["n1", "n2", "n3"]);
+    let n2 = sim.incarnation("n2");
+    sim.silence(n2);
+    write_all(&mut sim);
+    // As no member it is no suspect any more; it is merely not heard.
+    sim.evidence = Default::default();
+    sim.pass(SECOND * 100);
+    write_all(&mut sim);
+    assert!(evicted(&sim, n2), "stopped, and its lease lives on");
+    sim.speak(n2);
+    write_all(&mut sim);
+    assert!(!evicted(&sim, n2));
+}
+
+#[test]
+fn who_flaps_stays_out_longer_each_time_and_is_forgiven() {
+    let mut sim = Sim::new(16, 2, &["n1", "n2", "n3"]);
+    let mut stays = Vec::new();
+    for _ in 0..8 {
+        stays.push(flap(&mut sim, "n2").as_secs());
+        write_all(&mut sim);
+    }
+    assert_eq!(stays, [1, 2, 4, 8, 16, 32, 60, 60]);
+    sim.pass(SECOND * 601);
+    assert_eq!(flap(&mut sim, "n2").as_secs(), 1);
+    assert_eq!(flap(&mut sim, "n3").as_secs(), 1, "each node for itself");
+}
+
+#[test]
+fn a_new_process_of_a_flapping_node_waits_too() {
+    let mut sim = Sim::new(16, 2, &["n1", "n2", "n3"]);
+    sim.silence(sim.incarnation("n2"));
+    write_all(&mut sim);
+    let new = sim.start("n2");
+    let n1 = sim.incarnation("n1");
+    let joins =
+        |sim: &Sim| sim.plan(n1).iter().any(|c| matches!(c, Change::Join { incarnation, .. } if *incarnation == new));
+    assert!(!joins(&sim));
+    sim.pass(SECOND);
+    assert!(joins(&sim), "it need not have been heard: it was never evicted itself");
+}
+
+#[test]
+fn a_broken_view_does_not_forgive() {
+    let mut sim = Sim::new(16, 2, &["n1", "n2", "n3"]);
+    sim.silence(sim.incarnation("n2"));
+    write_all(&mut sim);
+    let at = sim.history.rejoins_at(&id("n2"), sim.now);
+    assert!(at.is_some());
+    sim.view.unbroken_since = Some(sim.now);
+    sim.pass(Duration::from_millis(1));
+    assert_eq!(sim.history.rejoins_at(&id("n2"), sim.now), at);
+    let mut fresh = planner::History::default();
+    fresh.observe(&sim.view, sim.now);
+    assert!(fresh.rejoins_at(&id("n2"), sim.now) > Some(sim.now), "to a process that has just started too");
+}
+
+#[test]
+fn a_node_cut_off_from_etcd_hands_its_primaries_over_and_keeps_its_seats() {
+    let mut sim = Sim::new(64, 2, &["n1", "n2", "n3"]);
+    let (before, n2) = (sim.places(), sim.incarnation("n2"));
+    assert!(sim.primaries_of("n2") > 10);
+    sim.evidence.cut_off.insert(n2);
+    write_all(&mut sim);
+    assert_eq!(sim.primaries_of("n2"), 0);
+    assert_eq!(sim.count(|c| !matches!(c, Change::Switch { .. })), 0, "{:?}", sim.log);
+    let seats = sim.placement().slots.iter().filter(|s| s.seat_of(n2).is_some()).count();
+    assert_eq!(seats, before.iter().filter(|p| p.contains(&"n2".to_owned())).count());
+    sim.evidence.cut_off.clear();
+    write_all(&mut sim);
+    assert_eq!(sim.places(), before);
+}
+
+#[test]
+fn without_another_in_sync_seat_a_cut_off_node_serves_on() {
+    let mut sim = Sim::new(16, 1, &["n1", "n2"]);
+    sim.evidence.cut_off.insert(sim.incarnation("n2"));
+    write_all(&mut sim);
+    assert!(sim.log.is_empty(), "{:?}", sim.log);
+}
+
+#[test]
+fn a_suspect_is_made_primary_of_nothing() {
+    let mut sim = Sim::new(16, 2, &["n1", "n2", "n3"]);
+    let n2 = sim.incarnation("n2");
+    sim.evidence.cut_off.insert(n2);
+    write_all(&mut sim);
+    sim.evidence.cut_off.clear();
+    sim.evidence.suspects.insert(n2);
+    assert!(!sim.step(), "it stays as it is until it is known better");
+    sim.evidence.suspects.clear();
+    write_all(&mut sim);
+    assert!(sim.primaries_of("n2") > 0);
+}
