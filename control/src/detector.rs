@@ -159,6 +159,11 @@ impl Detector {
         }
     }
 
+    /// So many members were listed within the window, as others recorded, before this detector began.
+    pub fn start_with(&mut self, now: Time, members: usize) {
+        self.sizes.push_back((now, members));
+    }
+
     /// Takes one event.
     pub fn handle(&mut self, now: Time, event: Event, effects: &mut Vec<Effect>) {
         match event {

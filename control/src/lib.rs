@@ -1,7 +1,7 @@
 //! Who should own which slot, who does, and who is alive.
 //!
-//! The pure modules ([`ring`], [`placement`], [`planner`]) know no etcd, socket or clock. The shells around them
-//! ([`registry`], [`coordinator`]) talk to etcd and follow what it says. What a slot holds is no concern of this crate.
+//! The pure modules ([`ring`], [`placement`], [`planner`], [`detector`]) know no etcd, socket or clock. The shells around them
+//! ([`registry`], [`coordinator`], [`heartbeat`]) talk to etcd and to each other, and follow what is said. What a slot holds is no concern of this crate.
 
 pub mod clock;
 pub mod coordinator;
@@ -9,6 +9,7 @@ pub mod daemon;
 pub mod detector;
 pub mod embedded_etcd;
 mod entries;
+pub mod heartbeat;
 pub mod home;
 pub mod placement;
 pub mod planner;
