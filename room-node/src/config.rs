@@ -32,6 +32,9 @@ pub struct Flags {
     /// Address at which routers and other nodes reach this one [default: the one listened on]
     #[arg(long, env = "ROOMRING_ADVERTISE", value_name = "HOST:PORT")]
     advertise: Option<String>,
+    /// Address of the heartbeats, on the advertised host [default: a free port of the IP listened on]
+    #[arg(long, env = "ROOMRING_WATCH_LISTEN", value_name = "IP:PORT")]
+    watch_listen: Option<SocketAddr>,
     /// This node's own directory [default: ./roomring-ID]
     #[arg(long, env = "ROOMRING_HOME", value_name = "DIR")]
     home: Option<PathBuf>,
@@ -44,7 +47,7 @@ pub struct Flags {
     /// Slots of a cluster that is new [default: 1024]
     #[arg(long, env = "ROOMRING_SLOTS")]
     slots: Option<u32>,
-    /// Copies of each slot in a cluster that is new [default: 1]
+    /// Copies of each slot in a cluster that is new; with fewer nodes as many as there are [default: 2]
     #[arg(long, env = "ROOMRING_REPLICATION")]
     replication: Option<u32>,
     /// Copies without which publishes wait, in a cluster that is new [default: 1]
@@ -56,6 +59,9 @@ pub struct Flags {
     /// How long this node stays registered after it died [default: 10s]
     #[arg(long, env = "ROOMRING_LEASE_TTL", value_name = "TIME")]
     lease_ttl: Option<Span>,
+    /// Nodes found dead by their heartbeats go at once while half of those of this long ago remain [default: 60s]
+    #[arg(long, env = "ROOMRING_EVICTION_WINDOW", value_name = "TIME")]
+    eviction_window: Option<Span>,
     /// How long members of a vanished router stay [default: 10s]
     #[arg(long, env = "ROOMRING_PRESENCE_GRACE", value_name = "TIME")]
     presence_grace: Option<Span>,
@@ -112,6 +118,9 @@ pub struct Config {
     /// host:port at which others reach this node; the bound address if absent.
     #[serde(default)]
     pub advertise: Option<String>,
+    /// Address of the heartbeats; a free port of the IP listened on if absent.
+    #[serde(default)]
+    pub watch_listen: Option<SocketAddr>,
     /// This node's directory; `./roomring-<id>` if absent.
     #[serde(default)]
     pub home: Option<PathBuf>,
@@ -125,10 +134,10 @@ pub struct Config {
     #[serde(default = "default::slots")]
     pub slots: u32,
     /// Copies of each slot in a new cluster.
-    #[serde(default = "default::one")]
+    #[serde(default = "default::replication")]
     pub replication: u32,
     /// Copies without which publishes wait, in a new cluster.
-    #[serde(default = "default::one")]
+    #[serde(default = "default::min_in_sync")]
     pub min_in_sync: u32,
     /// How long a node serves without etcd, in a new cluster.
     #[serde(default = "default::fence_after")]
@@ -136,6 +145,9 @@ pub struct Config {
     /// How long the registration outlives the process.
     #[serde(default = "default::lease_ttl")]
     pub lease_ttl: Span,
+    /// Fast evictions leave at least half of the members listed this long ago.
+    #[serde(default = "default::eviction_window")]
+    pub eviction_window: Span,
     /// How long members of a vanished router stay.
     #[serde(default = "default::presence_grace")]
     pub presence_grace: Span,
@@ -193,7 +205,12 @@ mod default {
     pub(super) fn slots() -> u32 {
         1024
     }
-    pub(super) fn one() -> u32 {
+    /// One node may die.
+    pub(super) fn replication() -> u32 {
+        2
+    }
+    /// A slot whose other copy died takes publishes while the next one is made.
+    pub(super) fn min_in_sync() -> u32 {
         1
     }
     /// An etcd that is restarted or upgraded is back by then.
@@ -203,6 +220,10 @@ mod default {
     /// Long enough for an election of etcd's leader, and for a process that is swapped out.
     pub(super) fn lease_ttl() -> Span {
         Span::secs(10)
+    }
+    /// A rack that fails takes longer to fail than its nodes to be missed.
+    pub(super) fn eviction_window() -> Span {
+        Span::secs(60)
     }
     /// Clients of a router that died are back at another one by then.
     pub(super) fn presence_grace() -> Span {
@@ -283,6 +304,7 @@ impl Settings for Config {
         between("min_in_sync", self.min_in_sync, 1, self.replication)?;
         span("fence_after", self.fence_after, Duration::from_millis(500), DAY)?;
         span("lease_ttl", self.lease_ttl, 2 * SECOND, DAY)?;
+        span("eviction_window", self.eviction_window, Duration::ZERO, DAY)?;
         span("presence_grace", self.presence_grace, Duration::ZERO, DAY)?;
         span("history_age", self.history_age, Duration::ZERO, 30 * DAY)?;
         span("id_window", self.id_window, SECOND, DAY)?;
@@ -318,6 +340,11 @@ impl Config {
             min_in_sync: self.min_in_sync,
             fence_after: self.fence_after.0,
         }
+    }
+
+    /// Where the heartbeats listen.
+    pub fn watch_listen(&self) -> SocketAddr {
+        self.watch_listen.unwrap_or_else(|| SocketAddr::new(self.listen.ip(), 0))
     }
 
     /// The caps on rooms.
@@ -359,7 +386,7 @@ mod tests {
     #[test]
     fn defaults_agree_with_what_the_help_says() {
         let c = config(&[]).unwrap();
-        assert_eq!((c.slots, c.replication, c.min_in_sync, c.weight), (1024, 1, 1, 100));
+        assert_eq!((c.slots, c.replication, c.min_in_sync, c.weight), (1024, 2, 1, 100));
         assert_eq!((c.listen.to_string().as_str(), c.cluster.as_str()), ("127.0.0.1:7400", "roomring"));
         assert_eq!(c.home_dir(), PathBuf::from("roomring-n1"));
         assert_eq!(c.room_limits(), RoomLimits::default());
@@ -370,6 +397,7 @@ mod tests {
         for (span, shown) in [
             (c.fence_after, "60s"),
             (c.lease_ttl, "10s"),
+            (c.eviction_window, "60s"),
             (c.presence_grace, "10s"),
             (c.history_age, "5m"),
             (c.id_window, "2m"),
@@ -395,7 +423,7 @@ mod tests {
             ("--slots=0", "`slots`: is 0, it must be 1 to 16384"),
             ("--slots=16385", "`slots`: is 16385, it must be 1 to 16384"),
             ("--replication=4", "`replication`: is 4, it must be 1 to 3"),
-            ("--min-in-sync=2", "`min_in_sync`: is 2, it must be 1 to 1"),
+            ("--min-in-sync=3", "`min_in_sync`: is 3, it must be 1 to 2"),
             ("--weight=0", "`weight`: is 0, it must be 1 to 10000"),
             ("--fence-after=1ms", "`fence_after`: is 1ms, it must be 500ms to 1day"),
             ("--lease-ttl=1s", "`lease_ttl`: is 1s, it must be 2s to 1day"),

@@ -3,11 +3,13 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::pin::pin;
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use roomring_control::coordinator::{Coordinator, CoordinatorConfig};
+use roomring_control::detector::Timing;
+use roomring_control::heartbeat::{HeartbeatConfig, Heartbeats, watch_address};
 use roomring_control::home::{Home, HomeError};
 use roomring_control::registry::{
     ConnectError, EtcdConfig, NodeSpec, RegisterError, Registration, Registry, Superseded,
@@ -56,6 +58,9 @@ pub enum Error {
     /// Another process has its name.
     #[error(transparent)]
     Superseded(#[from] Superseded),
+    /// The thread of the heartbeats can't be had.
+    #[error("heartbeats: {0}")]
+    Heartbeats(std::io::Error),
     /// A fault of ours.
     #[error("{0} ended unexpectedly; this is a bug")]
     Broken(&'static str),
@@ -85,13 +90,20 @@ pub async fn run(config: Config, stop: CancellationToken, ready: oneshot::Sender
     let home = Home::open(&config.home_dir())?;
     let listener = server::bind(config.listen).await?;
     let grpc = listener.local_addr().map_err(ServerError::Listener)?;
-    tracing::info!(id = %config.id, cluster = %config.cluster, %grpc, home = %config.home_dir().display(), "starting");
+    let watch_listener = server::bind(config.watch_listen()).await?;
+    let watch = watch_listener.local_addr().map_err(ServerError::Listener)?;
+    tracing::info!(id = %config.id, cluster = %config.cluster, %grpc, %watch, home = %config.home_dir().display(), "starting");
 
     let etcd = EtcdConfig { urls: config.etcd.clone(), cluster: config.cluster.clone(), lease_ttl: config.lease_ttl.0 };
     let id = config.id.clone();
     let advertised = config.advertise.clone().unwrap_or_else(|| grpc.to_string());
-    let spec =
-        NodeSpec { id: id.clone(), grpc_addr: advertised.clone(), zone: config.zone.clone(), weight: config.weight };
+    let spec = NodeSpec {
+        id: id.clone(),
+        grpc_addr: advertised.clone(),
+        zone: config.zone.clone(),
+        weight: config.weight,
+        watch_addr: watch_address(&advertised, watch),
+    };
     let register = async {
         let registry = Registry::connect(etcd, CancellationToken::new()).await?;
         let registration = registry.register_node(spec, &home).await?;
@@ -103,6 +115,7 @@ pub async fn run(config: Config, stop: CancellationToken, ready: oneshot::Sender
     let node = Node {
         config,
         listener,
+        watch_listener,
         ready: Ready { id, grpc },
         advertised,
         registry: registry.clone(),
@@ -124,6 +137,7 @@ pub async fn run(config: Config, stop: CancellationToken, ready: oneshot::Sender
 struct Node {
     config: Config,
     listener: std::net::TcpListener,
+    watch_listener: std::net::TcpListener,
     ready: Ready,
     advertised: String,
     registry: Registry,
@@ -171,10 +185,13 @@ impl Node {
         let stop_workers = CancellationToken::new();
         let coordination =
             CoordinatorConfig { settings: self.config.cluster_settings(), lease_ttl: self.config.lease_ttl.0 };
-        let (coordinator, coordinator_handle) = Coordinator::new(self.registry.clone(), incarnation, coordination);
         let count = std::thread::available_parallelism().map_or(1, usize::from);
         let (workers, mailboxes) = Workers::new(count);
         let ticks: Vec<_> = mailboxes.iter().map(|_| Arc::new(LastTick::default())).collect();
+        let vitals = Vitals::new(self.registry.view(), ticks.clone());
+        let heartbeats = self.heartbeats(incarnation, vitals.clone())?;
+        let (coordinator, coordinator_handle) =
+            Coordinator::new(self.registry.clone(), incarnation, coordination, heartbeats.evidence());
         let settings = SlotSettings {
             me: incarnation,
             limits: self.config.room_limits(),
@@ -195,13 +212,11 @@ impl Node {
             incarnation,
             advertised: self.advertised.clone(),
             registry: self.registry.clone(),
-            vitals: Vitals::new(self.registry.view(), ticks),
+            vitals,
             workers,
             counters: Arc::clone(&self.counters),
             links: Sessions::default(),
             callers: Sessions::default(),
-            answering: Mutex::default(),
-            coordinator: coordinator_handle,
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
             next_number: AtomicU64::new(1),
@@ -258,7 +273,21 @@ impl Node {
             tracing::warn!("calls took longer than {WIND_UP:?} to end");
             server.abort();
         }
+        heartbeats.stop().await;
         end
+    }
+
+    fn heartbeats(&self, me: Incarnation, vitals: Vitals) -> Result<Heartbeats, Error> {
+        let config = HeartbeatConfig {
+            cluster: self.config.cluster.clone(),
+            id: self.config.id.clone(),
+            me,
+            timing: Timing { window: self.config.eviction_window.0, ..Timing::default() },
+        };
+        // The socket stays open for the next life.
+        let listener = self.watch_listener.try_clone().map_err(ServerError::Listener)?;
+        let worker_age = move || Duration::from_millis(vitals.worker_age_ms());
+        Heartbeats::start(listener, config, self.registry.view(), worker_age).map_err(Error::Heartbeats)
     }
 
     async fn serving(&self, health: &HealthReporter, ready: &mut Option<oneshot::Sender<Ready>>) {

@@ -1,11 +1,9 @@
 //! What every connection of the node shares.
 
-use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use roomring_control::coordinator::CoordinatorHandle;
 use roomring_control::placement::Placement;
 use roomring_control::registry::Registry;
 use roomring_proto::{Incarnation, NodeId, v1};
@@ -35,9 +33,6 @@ pub(crate) struct Shell {
     pub(crate) links: Sessions,
     /// Streams opened by other nodes, by process.
     pub(crate) callers: Sessions,
-    /// Processes whose streams, opened by this one, are up: they answer heartbeats.
-    pub(crate) answering: Mutex<BTreeSet<Incarnation>>,
-    pub(crate) coordinator: CoordinatorHandle,
     /// Every connection's task.
     pub(crate) tasks: TaskTracker,
     /// Ends them.
@@ -53,17 +48,6 @@ impl Shell {
     /// Numbers connections in the order in which they came.
     pub(crate) fn next_number(&self) -> u64 {
         self.next_number.fetch_add(1, Ordering::Relaxed)
-    }
-
-    /// Tells the coordinator whether `peer` answers heartbeats.
-    pub(crate) fn set_answering(&self, peer: Incarnation, answers: bool) {
-        let mut answering = self.answering.lock().unwrap_or_else(PoisonError::into_inner);
-        if answers {
-            answering.insert(peer);
-        } else {
-            answering.remove(&peer);
-        }
-        self.coordinator.set_answering(answering.clone());
     }
 
     /// The placement adopted here, encoded.

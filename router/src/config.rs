@@ -28,6 +28,9 @@ pub struct Flags {
     /// How others reach the gRPC address [default: what it is bound to]
     #[arg(long, env = "ROOMRING_ADVERTISE", value_name = "HOST:PORT")]
     advertise: Option<String>,
+    /// Where the heartbeats listen, on the advertised host [default: a free port of the gRPC address]
+    #[arg(long, env = "ROOMRING_WATCH_LISTEN", value_name = "HOST:PORT")]
+    watch_listen: Option<String>,
     /// Serve the chat page at / [default: true]
     #[arg(long, env = "ROOMRING_PAGE", value_name = "BOOL")]
     page: Option<bool>,
@@ -92,6 +95,8 @@ pub struct Config {
     pub grpc: String,
     /// How others reach the gRPC server; `None` = as bound.
     pub advertise: Option<String>,
+    /// Where the heartbeats listen; `None` = a free port of the gRPC address.
+    pub watch_listen: Option<String>,
     /// Serve the chat page.
     #[serde(default = "page")]
     pub page: bool,
@@ -162,6 +167,9 @@ impl Settings for Config {
         host_port("grpc", &self.grpc)?;
         if let Some(advertise) = &self.advertise {
             host_port("advertise", advertise)?;
+        }
+        if let Some(listen) = &self.watch_listen {
+            host_port("watch_listen", listen)?;
         }
         positive(self.publish_deadline, "publish_deadline")?;
         let rooms = self.rooms_per_connection;
@@ -277,6 +285,7 @@ mod tests {
         for (flag, says) in [
             ("--http=8000", "configuration: `http`: expected HOST:PORT"),
             ("--http=:8000", "configuration: `http`: expected HOST:PORT"),
+            ("--watch-listen=9", "configuration: `watch_listen`: expected HOST:PORT"),
             ("--grpc=a:70000", "configuration: `grpc`: expected HOST:PORT"),
             ("--etcd=localhost:2379", "configuration: `etcd`: expected a URL"),
             ("--publish-deadline=0s", "configuration: `publish_deadline`: must be over 0s"),

@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use roomring_control::detector::Timing;
+use roomring_control::heartbeat::{HeartbeatConfig, Heartbeats, watch_address};
 use roomring_control::registry::{
     ConnectError, EtcdConfig, RegisterError, Registration, Registry, RouterSpec, Superseded,
 };
@@ -53,6 +55,9 @@ pub enum Error {
     /// The gRPC server failed.
     #[error(transparent)]
     Grpc(#[from] ServerError),
+    /// The thread of the heartbeats can't be had.
+    #[error("heartbeats: {0}")]
+    Heartbeats(std::io::Error),
     /// There is no registry.
     #[error(transparent)]
     Connect(#[from] ConnectError),
@@ -74,6 +79,10 @@ pub enum Error {
 pub async fn run(config: Config, stop: CancellationToken, ready: oneshot::Sender<Ready>) -> Result<(), Error> {
     let http = bind("http", &config.http).await?;
     let grpc = bind("grpc", &config.grpc).await?;
+    let watch = match &config.watch_listen {
+        Some(address) => bind("watch_listen", address).await?,
+        None => bind("grpc", &any_port(&config.grpc)).await?,
+    };
     let bound =
         Ready { id: config.id.clone(), http: address(&http, &config.http)?, grpc: address(&grpc, &config.grpc)? };
 
@@ -92,7 +101,7 @@ pub async fn run(config: Config, stop: CancellationToken, ready: oneshot::Sender
 
     let mut parts = Parts::default();
     let lived = tokio::select! {
-        lived = live(&config, &bound, &app, &admin, &mut parts, || health.serve(), ready) => lived,
+        lived = live(&config, &bound, watch, &app, &admin, &mut parts, || health.serve(), ready) => lived,
         served = &mut grpc => served.unwrap_or(Ok(())).map_err(Error::from).and(Err(Error::Ended("the gRPC server"))),
         () = stop.cancelled() => Ok(()),
     };
@@ -123,12 +132,16 @@ struct Parts {
     registry: Option<Registry>,
     registration: Option<Registration>,
     hub: Option<Hub>,
+    heartbeats: Option<Heartbeats>,
 }
 
 impl Parts {
     async fn stop(self) {
         if let Some(hub) = self.hub {
             hub.stop().await;
+        }
+        if let Some(heartbeats) = self.heartbeats {
+            heartbeats.stop().await;
         }
         if let Some(registration) = self.registration
             && let Err(e) = registration.revoke().await
@@ -145,6 +158,7 @@ impl Parts {
 async fn live<F: Future<Output = ()>>(
     config: &Config,
     bound: &Ready,
+    watch: TcpListener,
     app: &App<Hub>,
     admin: &AdminService,
     parts: &mut Parts,
@@ -155,12 +169,24 @@ async fn live<F: Future<Output = ()>>(
     let registry = parts.registry.insert(Registry::connect(etcd, CancellationToken::new()).await?);
 
     app.set_readiness(Readiness::Starting("waiting to be registered"));
+    let grpc_addr = config.advertise.clone().unwrap_or_else(|| bound.grpc.to_string());
+    let watch = watch.into_std().map_err(Error::Heartbeats)?;
     let spec = RouterSpec {
         id: config.id.clone(),
-        grpc_addr: config.advertise.clone().unwrap_or_else(|| bound.grpc.to_string()),
+        watch_addr: watch_address(&grpc_addr, watch.local_addr().map_err(Error::Heartbeats)?),
+        grpc_addr,
         http_addr: bound.http.to_string(),
     };
     let registration = parts.registration.insert(registry.register_router(spec).await?);
+    let heartbeat = HeartbeatConfig {
+        cluster: config.cluster.clone(),
+        id: config.id.clone(),
+        me: registration.incarnation(),
+        timing: Timing::default(),
+    };
+    // A router is asked what it hears; it decides nothing, and nobody listens to it.
+    let heartbeats = Heartbeats::start(watch, heartbeat, registry.view(), || Duration::ZERO);
+    parts.heartbeats = Some(heartbeats.map_err(Error::Heartbeats)?);
 
     app.set_readiness(Readiness::Starting("waiting for a placement"));
     let hub = parts.hub.insert(Hub::start(
@@ -210,6 +236,11 @@ async fn bind(field: &'static str, address: &str) -> Result<TcpListener, Error> 
     let bound = tokio::time::timeout(RESOLVE, http::bind(address)).await;
     let bound = bound.unwrap_or_else(|_| Err(std::io::Error::from(std::io::ErrorKind::TimedOut)));
     bound.map_err(|source| Error::Bind { field, address: address.to_owned(), source })
+}
+
+/// The same host with a free port.
+fn any_port(address: &str) -> String {
+    format!("{}:0", address.rsplit_once(':').map_or(address, |(host, _)| host))
 }
 
 fn address(listener: &TcpListener, configured: &str) -> Result<SocketAddr, Error> {

@@ -40,6 +40,8 @@ pub struct Options {
     pub routers: usize,
     /// Slots of the cluster.
     pub slots: u32,
+    /// Copies of each slot. With the 1 that is the default here a crash loses rooms, and that is what many tests are about.
+    pub replication: u32,
     /// Short, so that a crash is mended while a test waits.
     pub fence_after: &'static str,
     /// etcd's own minimum is 2 s.
@@ -57,6 +59,7 @@ impl Default for Options {
             nodes: 3,
             routers: 2,
             slots: 64,
+            replication: 1,
             fence_after: "2s",
             lease_ttl: "2s",
             node_flags: Vec::new(),
@@ -163,7 +166,9 @@ impl Cluster {
     pub fn spawn_node_with(&self, id: &str, flags: &[&str]) -> Process {
         let options = &self.options;
         let mut args = self.common_args(id);
-        args.extend(["--slots", &options.slots.to_string(), "--fence-after", options.fence_after].map(String::from));
+        let (slots, replication) = (options.slots.to_string(), options.replication.to_string());
+        let cluster = ["--slots", &slots, "--replication", &replication, "--fence-after", options.fence_after];
+        args.extend(cluster.map(String::from));
         for (flag, value) in [("--listen", "127.0.0.1:0".to_owned()), ("--home", self.path(id).display().to_string())] {
             if !flags.contains(&flag) {
                 args.extend([flag.to_owned(), value]);
@@ -282,7 +287,7 @@ impl Cluster {
         crate::evidence(format!("the key of {id} is gone from etcd"));
     }
 
-    /// Waits until every slot is one in-sync seat of the process that runs on the node where the ring wants it.
+    /// Waits until every slot has just the in-sync seats that the ring wants, of processes that run, the first as primary.
     pub async fn settled(&self) -> v1::Placement {
         let wanted: BTreeSet<&str> = self.nodes.keys().map(String::as_str).collect();
         eventually(&format!("slots to settle on {wanted:?}"), SETTLE, async || {
@@ -292,13 +297,20 @@ impl Cluster {
                 incarnations.insert(id.as_str(), self.registration(id).await?.incarnation);
             }
             let wish = self.wish(&placement);
-            let settled = |(slot, wanted): (&v1::Slot, &NodeId)| {
-                let [seat] = slot.in_sync.as_slice() else { return false };
-                let member = &placement.members[seat.member as usize];
-                let runs = incarnations.get(member.node_id.as_str()) == Some(&member.incarnation);
-                slot.learners.is_empty() && runs && member.node_id == wanted.as_str()
+            let members = |seats: &[v1::Seat]| -> Vec<&v1::Member> {
+                seats.iter().map(|seat| &placement.members[seat.member as usize]).collect()
             };
-            placement.slots.iter().zip(&wish).all(settled).then_some(placement)
+            let runs = |m: &v1::Member| incarnations.get(m.node_id.as_str()) == Some(&m.incarnation);
+            let settled = |(number, (slot, wanted)): (usize, (&v1::Slot, &Vec<NodeId>))| {
+                let seats = members(&slot.in_sync);
+                let names: BTreeSet<&str> = seats.iter().map(|m| m.node_id.as_str()).collect();
+                let wanted_names: BTreeSet<&str> = wanted.iter().map(NodeId::as_str).collect();
+                slot.learners.is_empty()
+                    && seats.iter().all(|m| runs(m))
+                    && names == wanted_names
+                    && primary(&placement, number) == wanted[0].as_str()
+            };
+            placement.slots.iter().zip(&wish).enumerate().all(settled).then_some(placement)
         })
         .await
     }
@@ -316,15 +328,16 @@ impl Cluster {
         lost.len()
     }
 
-    /// The node where the ring of the running nodes wants each slot, computed here and not by the processes.
-    pub fn wish(&self, placement: &v1::Placement) -> Vec<NodeId> {
+    /// The nodes where the ring of the running nodes wants each slot, computed here and not by the processes.
+    pub fn wish(&self, placement: &v1::Placement) -> Vec<Vec<NodeId>> {
         let params = placement.ring.expect("ring parameters");
         let params = RingParams { vnodes: params.vnodes, bound_percent: params.bound_percent };
         let node = |id: &String| (NodeId::new(id).expect("a node id"), RingNode { zone: String::new(), weight: 100 });
         let ring = Ring::new(params, &self.nodes.keys().map(node).collect());
         let slots = u32::try_from(placement.slots.len()).expect("few slots");
         let none = BTreeMap::new();
-        ring.wish(slots, &none, &none, 1).into_iter().map(|nodes| nodes[0].clone()).collect()
+        let replication = placement.settings.expect("settings").replication;
+        ring.wish(slots, &none, &none, replication)
     }
 
     /// What a node says of itself.

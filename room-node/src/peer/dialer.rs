@@ -162,13 +162,11 @@ impl Call {
         let peer = self.peer;
         tracing::info!(node = %callee.node, incarnation = %peer, "stream to a node open");
         self.shell.workers.broadcast(|| Mail::PeerUp { peer, outbox: outbox.clone() }).await?;
-        self.shell.set_answering(peer, true);
         let mut inbox = Inbox::new(&self.shell, &outbox, &callee);
         let end = tokio::select! {
             () = stop.cancelled() => Ok(()),
             end = inbox.run(&mut inbound) => end,
         };
-        self.shell.set_answering(peer, false);
         outbox.close(None);
         self.shell.workers.broadcast(|| Mail::PeerDown(peer)).await?;
         end

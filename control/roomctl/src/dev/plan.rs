@@ -22,6 +22,9 @@ pub(super) enum Role {
     Router,
 }
 
+/// Copies of each slot, if there are nodes enough: the default of a node.
+const REPLICATION: u16 = 2;
+
 /// One process to start.
 #[derive(Debug, Clone)]
 pub(super) struct Spec {
@@ -80,6 +83,8 @@ impl Plan {
                 dir.join(format!("node-{number}")).into(),
                 "--fence-after".into(),
                 args.fence_after.to_string().into(),
+                "--replication".into(),
+                args.nodes.min(REPLICATION).to_string().into(),
             ];
             spec(Role::Node, number, own)
         };
@@ -146,6 +151,8 @@ mod tests {
         assert_eq!(ids, ["node-1", "node-2", "router-1", "router-2", "router-3"]);
         assert_eq!(flag(&specs[1], "--home"), "/dir/node-2");
         assert_eq!(flag(&specs[1], "--fence-after"), "2s");
+        assert_eq!(flag(&specs[1], "--replication"), "2");
+        assert_eq!(flag(&plan(&["--nodes=1"])[0], "--replication"), "1");
         assert!(!specs[0].args.contains(&"--config".into()), "the file is the routers'");
         assert_eq!(flag(&specs[4], "--http"), "127.0.0.1:9002");
         assert_eq!(flag(&specs[4], "--config"), "c.toml");
