@@ -101,7 +101,7 @@ pub async fn run(config: Config, stop: CancellationToken, ready: oneshot::Sender
 
     let mut parts = Parts::default();
     let lived = tokio::select! {
-        lived = live(&config, &bound, watch, &app, &admin, &mut parts, || health.serve(), ready) => lived,
+        lived = live(&config, (&bound, watch), &app, &admin, &mut parts, || health.serve(), ready) => lived,
         served = &mut grpc => served.unwrap_or(Ok(())).map_err(Error::from).and(Err(Error::Ended("the gRPC server"))),
         () = stop.cancelled() => Ok(()),
     };
@@ -157,8 +157,7 @@ impl Parts {
 /// Brings the router up and returns when a part of it has failed.
 async fn live<F: Future<Output = ()>>(
     config: &Config,
-    bound: &Ready,
-    watch: TcpListener,
+    (bound, watch): (&Ready, TcpListener),
     app: &App<Hub>,
     admin: &AdminService,
     parts: &mut Parts,
