@@ -75,6 +75,7 @@ async fn place(etcd: &mut Client, members: Vec<v1::Member>) {
         ring: Some(v1::RingParams { vnodes: 128, bound_percent: 125 }),
         members,
         slots: vec![slot(0, vec![]), slot(0, vec![]), slot(1, vec![]), slot(1, vec![seat(0)])],
+        recent: Vec::new(),
     };
     etcd.put("/roomring/test/placement", placement.encode_to_vec(), None).await.unwrap();
 }

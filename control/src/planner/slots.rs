@@ -89,34 +89,42 @@ impl Plan<'_> {
         self.situation.ready.range(from..).take_while(move |r| r.slot == slot)
     }
 
-    /// The ring's first choice becomes primary as soon as it is in sync. While it can't serve it does not; while the primary
-    /// has lost etcd another one serves.
+    /// The ring's first choice becomes primary as soon as it is in sync. While it can't serve it does not; instead of a primary
+    /// that has lost etcd, or was evicted with the last copy and now is not alone any more, another one serves.
     fn switch(&mut self, slot: SlotId, wanted: &[Incarnation]) {
         let evidence = self.situation.evidence;
         let Some(record) = self.draft.placement().slot(slot) else { return };
         let fit = |i: Incarnation| {
-            self.processes.is_live(i) && !evidence.suspects.contains(&i) && !evidence.cut_off.contains(&i)
+            let absent = evidence.suspects.contains(&i) || evidence.cut_off.contains(&i);
+            self.processes.is_live(i) && self.is_member(i) && !absent
         };
         let seat = |i: &Incarnation| record.in_sync.iter().find(|s| s.incarnation == *i && fit(*i)).copied();
-        let cut_off = evidence.cut_off.contains(&record.primary.incarnation);
+        let primary = record.primary.incarnation;
+        let replace = evidence.cut_off.contains(&primary) || !self.is_member(primary);
         let stand_in =
             || wanted.iter().find_map(seat).or_else(|| record.in_sync.iter().copied().find(|s| fit(s.incarnation)));
-        let to = wanted.first().and_then(seat).or_else(|| cut_off.then(stand_in).flatten());
+        let to = wanted.first().and_then(seat).or_else(|| replace.then(stand_in).flatten());
         if let Some(to) = to.filter(|to| *to != record.primary) {
             self.push(Change::Switch { slot, to });
         }
     }
 
-    /// Learners that the ring does not want go at once, in-sync seats when all that it wants are in sync.
+    /// Learners that the ring does not want go at once, in-sync seats when all that it wants are in sync, those of evicted
+    /// processes as soon as another one is there.
     fn remove_unwanted(&mut self, slot: SlotId, wanted: &[Incarnation]) {
         let Some(record) = self.draft.placement().slot(slot) else { return };
         let enough = wanted.iter().all(|i| record.in_sync.iter().any(|s| s.incarnation == *i));
         let unwanted = |s: &Seat| !wanted.contains(&s.incarnation) && *s != record.primary;
-        let in_sync = record.in_sync.iter().filter(|_| enough);
+        let alone = !self.is_member(record.primary.incarnation);
+        let in_sync = record.in_sync.iter().filter(|s| enough || (!alone && !self.is_member(s.incarnation)));
         let remove: Vec<Seat> = in_sync.chain(&record.learners).copied().filter(unwanted).collect();
         for seat in remove {
             self.push(Change::RemoveSeat { slot, seat });
         }
+    }
+
+    fn is_member(&self, incarnation: Incarnation) -> bool {
+        self.draft.placement().members.get(&incarnation).is_some_and(|m| m.active)
     }
 
     fn add_learners(&mut self, slot: SlotId, wanted: &[Incarnation], running: &mut CatchUps) {

@@ -161,6 +161,26 @@ fn without_another_in_sync_seat_a_cut_off_node_serves_on() {
 }
 
 #[test]
+fn an_evicted_primary_that_is_not_the_last_copy_any_more_is_replaced() {
+    let mut sim = Sim::new(16, 1, &["n1", "n2", "n3"]);
+    let (n1, n3) = (sim.incarnation("n1"), sim.incarnation("n3"));
+    // Wrongly evicted: it keeps its last copies, and others copy them; meanwhile nobody may take them over.
+    sim.evidence.cut_off.extend([n1, sim.incarnation("n2")]);
+    sim.silence(n3);
+    for _ in 0..3 {
+        sim.step();
+    }
+    let led = |sim: &Sim| sim.placement().slots.iter().filter(|s| s.primary.incarnation == n3).count();
+    assert!(led(&sim) > 0 && sim.placement().slots.iter().any(|s| s.primary.incarnation == n3 && s.in_sync.len() == 2));
+    sim.evidence.cut_off.clear();
+    sim.lapse("n3");
+    write_all(&mut sim);
+    assert_eq!(led(&sim), 0);
+    assert!(!sim.placement().members.contains_key(&n3), "nothing waits for it");
+    assert_eq!(sim.count(|c| matches!(c, Change::Recreate { .. })), 0);
+}
+
+#[test]
 fn a_suspect_is_made_primary_of_nothing() {
     let mut sim = Sim::new(16, 2, &["n1", "n2", "n3"]);
     let n2 = sim.incarnation("n2");
