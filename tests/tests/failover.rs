@@ -49,28 +49,15 @@ async fn evicted(cluster: &Cluster, before: &v1::Placement, id: &str, incarnatio
     ));
 }
 
-/// Every publish was taken and delivered, in one order; nothing was lost, nobody was told so, and no socket closed. A slot
-/// that moves may make members whose router was behind come back (2500): they find everything.
+/// Every publish was taken and delivered, in one order, without a gap; nobody was told of a loss or lost its socket.
 async fn nobody_noticed(crowd: &Crowd, sent: &[Sent]) {
     crowd.catch_up().await;
     crowd.check_open();
     let failed: Vec<&Sent> = sent.iter().filter(|s| s.outcome != Outcome::Acked).collect();
     assert!(failed.is_empty(), "{} of {} publishes failed, such as {:?}", failed.len(), sent.len(), failed.first());
-    let (mut messages, mut returned) = (0, 0);
-    for room in crowd.rooms() {
-        let oracle = crowd.oracle(room, sent);
-        let story = oracle.judge();
-        oracle.all_at_top(&story);
-        assert_eq!((story.epochs.len(), story.not_recovered), (1, 0), "{room}: no history was lost");
-        assert_eq!(story.recovered, story.unsubscribed, "{room}: who was told to come back found everything");
-        messages += story.messages.len();
-        returned += story.unsubscribed;
-    }
+    let messages: usize = crowd.rooms().map(|room| crowd.oracle(room, sent).judge_quiet().messages.len()).sum();
     assert!(messages >= sent.len());
-    let (rooms, under) = (crowd.rooms().count(), sent.len());
-    println!(
-        "{messages} messages in order in {rooms} rooms, {under} of them under the fault; {returned} members came back"
-    );
+    println!("{messages} messages in order in {} rooms, {} of them under the fault", crowd.rooms().count(), sent.len());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -85,6 +72,18 @@ async fn a_node_killed_under_publishes_loses_nothing_and_nobody_notices() {
     cluster.kill_node("node-2");
     evicted(&cluster, &before, "node-2", victim, Cause::Refused).await;
     crowd.roll_call("after").await;
+    let status = cluster.roomctl(&["status", "-o", "json"]).await;
+    let status: serde_json::Value = serde_json::from_str(&status.stdout).expect("JSON");
+    assert_eq!(status["evictions"][0]["node"], "node-2", "{status}");
+    assert_eq!(status["evictions"][0]["cause"], "connection refused", "{status}");
+    let moved = crowd.rooms().find(|r| roomring_tests::holder(&before, r) == "node-2").expect("a room of node-2");
+    let told = cluster.roomctl_json(&["explain", moved]).await;
+    let told_why = told["changes"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .any(|c| c["text"].as_str().is_some_and(|text| text.contains("evict node-2 (connection refused)")));
+    assert!(told_why, "{told}");
     // The other two make the second copies.
     cluster.settled().await;
     crowd.roll_call("two copies again").await;

@@ -28,6 +28,8 @@ pub(crate) enum Verb {
     Nodes(Common),
     /// Show which node holds a room
     Where(WhereArgs),
+    /// Show why a room is where it is, and what changed lately
+    Explain(WhereArgs),
     /// Write a completion script for a shell to stdout
     Completions(CompletionsArgs),
     /// Run a program that ends when its parent does

@@ -3,6 +3,7 @@
 mod cli;
 mod completions;
 mod dev;
+mod explain;
 mod health;
 mod nodes;
 mod output;
@@ -36,6 +37,7 @@ async fn main() -> ExitCode {
         Verb::Status(args) => status::run(args).await,
         Verb::Nodes(args) => nodes::run(args).await,
         Verb::Where(args) => whereis::run(args).await,
+        Verb::Explain(args) => explain::run(args).await,
         Verb::Completions(args) => completions::run(args),
     };
     match ran {

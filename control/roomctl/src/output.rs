@@ -1,6 +1,7 @@
 //! Tables for people, JSON for programs.
 
 use std::io::{IsTerminal, Write};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use clap::ValueEnum;
@@ -73,6 +74,30 @@ pub(crate) fn print_text(text: &str) -> anyhow::Result<()> {
         Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
         written => written.context("writing to stdout"),
     }
+}
+
+/// An age for people.
+pub(crate) fn age(ms: u64) -> String {
+    match ms {
+        0..10_000 => format!("{:.1}s", Duration::from_millis(ms).as_secs_f64()),
+        10_000..120_000 => format!("{}s", ms / 1000),
+        120_000..7_200_000 => format!("{}min", ms / 60_000),
+        _ => format!("{}h", ms / 3_600_000),
+    }
+}
+
+/// How long ago a moment is, by this machine's clock and the one that told it.
+pub(crate) fn ago(time_ms: u64) -> String {
+    let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let now = u64::try_from(unix.as_millis()).unwrap_or(u64::MAX);
+    format!("{} ago", age(now.saturating_sub(time_ms)))
+}
+
+/// A moment in UTC, for programs.
+pub(crate) fn utc(time_ms: u64) -> String {
+    // Past the year 9999 there is no such text.
+    let time_ms = time_ms.min(253_402_300_799_999);
+    humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_millis(time_ms)).to_string()
 }
 
 /// No colours, no wrapping: a pipe, a file, or somebody who asked for it.

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::error::Error;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use etcd_client::{Client, ConnectOptions, GetOptions, KeyValue};
 use roomring_control::placement::Placement;
-use roomring_control::view::{Intents, NodeEntry, RouterEntry};
+use roomring_control::view::{ClusterView, Intents, NodeEntry, RouterEntry};
 use roomring_proto::keys::Keys;
 use roomring_proto::{Incarnation, NodeId, limits};
 
@@ -81,6 +82,17 @@ impl Snapshot {
                 self.nodes.len()
             )
         })
+    }
+
+    /// As the planner sees it.
+    pub(crate) fn view(&self) -> ClusterView {
+        ClusterView {
+            nodes: Arc::new(self.nodes.clone()),
+            routers: Arc::new(self.routers.clone()),
+            intents: Arc::new(self.intents.clone()),
+            placement: self.placement.clone().map(Arc::new),
+            ..ClusterView::default()
+        }
     }
 
     /// The registered node that is this very process.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use roomring_control::placement::Placement;
+use roomring_control::placement::{Cause, Eviction, Placement, Recent};
 use serde::Serialize;
 
 use crate::cli::{Common, Outcome};
@@ -24,6 +24,8 @@ struct Status {
     slots: SlotCounts,
     nodes: Vec<Row>,
     routers: Vec<RouterRow>,
+    /// The latest first.
+    evictions: Vec<EvictionRow>,
 }
 
 #[derive(Debug, Serialize)]
@@ -52,6 +54,24 @@ struct RouterRow {
     unreachable: Option<String>,
 }
 
+/// A node that was found dead.
+#[derive(Debug, Serialize)]
+struct EvictionRow {
+    node: String,
+    incarnation: u64,
+    cause: String,
+    /// When it was written, and by whom.
+    at: String,
+    time_ms: u64,
+    by: String,
+    placement_version: u64,
+    /// How long ago it had last been heard then.
+    silent_ms: Option<u64>,
+}
+
+/// Most evictions shown.
+const EVICTIONS: usize = 5;
+
 pub(crate) async fn run(args: Common) -> anyhow::Result<Outcome> {
     let snapshot = Snapshot::read(&args.target).await?;
     let (nodes, routers) = tokio::join!(nodes::rows(&snapshot), routers(&snapshot));
@@ -70,12 +90,28 @@ pub(crate) async fn run(args: Common) -> anyhow::Result<Outcome> {
         slots,
         nodes,
         routers,
+        evictions: placement.map(evictions).unwrap_or_default(),
     };
     match args.output {
         Format::Json => output::print_json(&status)?,
         Format::Table => output::print_text(&table(&status))?,
     }
     Ok(if status.healthy { Outcome::Fine } else { Outcome::Trouble })
+}
+
+fn evictions(placement: &Placement) -> Vec<EvictionRow> {
+    let row = |(recent, e): (&Recent, &Eviction)| EvictionRow {
+        node: e.node.to_string(),
+        incarnation: e.incarnation.0,
+        cause: e.cause.to_string(),
+        at: output::utc(recent.time_ms),
+        time_ms: recent.time_ms,
+        by: recent.by.to_string(),
+        placement_version: recent.version.0,
+        silent_ms: e.silent_for.map(|d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX)),
+    };
+    let found_dead = placement.recent.evictions().rev().filter(|(_, e)| e.cause != Cause::Left);
+    found_dead.take(EVICTIONS).map(row).collect()
 }
 
 async fn routers(snapshot: &Snapshot) -> Vec<RouterRow> {
@@ -113,10 +149,17 @@ fn trouble(snapshot: &Snapshot, slots: SlotCounts, nodes: &[Row], routers: &[Rou
         ));
     }
     if slots.under_replicated > 0 {
-        trouble.push(format!(
-            "{} slot(s) under-replicated: wait for the copies, or add nodes if there are fewer than replicas wanted",
-            slots.under_replicated
-        ));
+        let (nodes, wanted) = snapshot
+            .placement
+            .as_ref()
+            .map_or((0, 0), |p| (p.members.values().filter(|m| m.active).count(), p.settings.replication as usize));
+        trouble.push(match nodes < wanted {
+            true => format!(
+                "{} slot(s) under-replicated: {wanted} copies are wanted and there are {nodes} node(s); add nodes",
+                slots.under_replicated
+            ),
+            false => format!("{} slot(s) under-replicated: wait for the copies", slots.under_replicated),
+        });
     }
     for node in nodes.iter().filter(|n| n.in_trouble()) {
         let why = node.unreachable.as_deref().unwrap_or("its key in etcd is gone");
@@ -157,7 +200,7 @@ fn table(status: &Status) -> String {
                 word(node.primaries, Tone::Plain),
                 known(node.rooms.map(|n| n.to_string())),
                 known(node.members.map(|n| n.to_string())),
-                known(node.contact_age_ms.map(|ms| format!("{} ago", age(ms)))),
+                known(node.contact_age_ms.map(|ms| format!("{} ago", output::age(ms)))),
                 known(node.rss_bytes.map(|b| format!("{} MiB", b >> 20))),
             ]);
         }
@@ -181,6 +224,19 @@ fn table(status: &Status) -> String {
             ]);
         }
         text += &format!("\n{}", output::finish(table, &[3, 4, 5, 6]));
+    }
+    if !status.evictions.is_empty() {
+        let mut table = output::table(&["EVICTED", "WHEN", "WHY", "LAST HEARD", "BY"]);
+        for e in &status.evictions {
+            table.add_row([
+                word(&e.node, Tone::Plain),
+                word(output::ago(e.time_ms), Tone::Plain),
+                word(&e.cause, Tone::Plain),
+                known(e.silent_ms.map(|ms| format!("{ms} ms before"))),
+                word(&e.by, Tone::Plain),
+            ]);
+        }
+        text += &format!("\n{}", output::finish(table, &[]));
     }
     for line in &status.trouble {
         text += &format!("\n! {line}");
@@ -226,13 +282,4 @@ fn head(status: &Status) -> String {
 
 fn known(text: Option<String>) -> comfy_table::Cell {
     word(text.unwrap_or_else(|| "-".to_owned()), Tone::Plain)
-}
-
-/// An age for people.
-fn age(ms: u64) -> String {
-    match ms {
-        0..10_000 => format!("{:.1}s", Duration::from_millis(ms).as_secs_f64()),
-        10_000..120_000 => format!("{}s", ms / 1000),
-        _ => format!("{}min", ms / 60_000),
-    }
 }

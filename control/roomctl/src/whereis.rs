@@ -59,21 +59,25 @@ pub(crate) async fn run(args: WhereArgs) -> anyhow::Result<Outcome> {
     Ok(Outcome::Fine)
 }
 
-fn names(placement: &Placement, seats: &[Seat]) -> Vec<String> {
+pub(crate) fn names(placement: &Placement, seats: &[Seat]) -> Vec<String> {
     let name = |s: &Seat| {
         placement.members.get(&s.incarnation).map_or_else(|| s.incarnation.to_string(), |m| m.node.to_string())
     };
     seats.iter().map(name).collect()
 }
 
-fn table(place: &Place) -> String {
-    let mut table = output::table(&[]);
-    let state = match place.state {
+pub(crate) fn state_cell(state: SlotState) -> comfy_table::Cell {
+    match state {
         SlotState::Ok => word("ok", Tone::Good),
         SlotState::Moving => word("moving", Tone::Attention),
         SlotState::UnderReplicated => word("under-replicated", Tone::Attention),
         SlotState::Offline => word("offline", Tone::Bad),
-    };
+    }
+}
+
+fn table(place: &Place) -> String {
+    let mut table = output::table(&[]);
+    let state = state_cell(place.state);
     let plain = |text: String| word(text, Tone::Plain);
     let list = |names: &[String]| if names.is_empty() { "-".to_owned() } else { names.join(", ") };
     table.add_row([plain("room".into()), plain(place.room.clone())]);

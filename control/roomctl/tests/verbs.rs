@@ -62,6 +62,25 @@ async fn register(etcd: &mut Client, member: &v1::Member) {
     etcd.put(format!("/roomring/test/nodes/{}", member.node_id), info.encode_to_vec(), None).await.unwrap();
 }
 
+/// The write that evicted `c`.
+fn eviction() -> v1::Recent {
+    v1::Recent {
+        version: 8,
+        time_ms: 1_700_000_000_000,
+        by: "a".to_owned(),
+        text: "evict c (silent)".to_owned(),
+        evictions: vec![v1::Eviction {
+            node_id: "c".to_owned(),
+            incarnation: 4,
+            cause: v1::eviction::Cause::Silent.into(),
+            silent_ms: Some(912),
+        }],
+        nodes: vec!["c".to_owned()],
+        slots: vec![3],
+        slots_changed: 1,
+    }
+}
+
 /// Four slots on two members, the last one catching up on the other.
 async fn place(etcd: &mut Client, members: Vec<v1::Member>) {
     let seat = |member| v1::Seat { member, since: 1 };
@@ -75,7 +94,7 @@ async fn place(etcd: &mut Client, members: Vec<v1::Member>) {
         ring: Some(v1::RingParams { vnodes: 128, bound_percent: 125 }),
         members,
         slots: vec![slot(0, vec![]), slot(0, vec![]), slot(1, vec![]), slot(1, vec![seat(0)])],
-        recent: Vec::new(),
+        recent: vec![eviction()],
     };
     etcd.put("/roomring/test/placement", placement.encode_to_vec(), None).await.unwrap();
 }
@@ -95,7 +114,7 @@ async fn an_etcd_that_is_not_there_is_named_with_advice() {
 #[tokio::test]
 async fn a_cluster_that_is_not_formed_is_trouble() {
     let (etcd, _client) = etcd().await;
-    for verb in [&["status"][..], &["nodes"], &["where", "lobby"]] {
+    for verb in [&["status"][..], &["nodes"], &["where", "lobby"], &["explain", "lobby"]] {
         let ran = roomctl(&[verb, &["--etcd", &etcd.url()]].concat()).await;
         assert_eq!(ran.code, Some(1), "{verb:?}");
         assert!((ran.stdout + &ran.stderr).contains("is not formed yet"), "{verb:?}");
@@ -151,6 +170,49 @@ async fn where_names_the_primary_of_the_rooms_slot() {
     let ran = roomctl(&[&["where", room_in(3)], &common[..]].concat()).await;
     assert_eq!(ran.code, Some(1), "its primary is gone");
     assert!(ran.stdout.contains("offline") && ran.stderr.contains("start it again"), "{}{}", ran.stdout, ran.stderr);
+}
+
+#[tokio::test]
+async fn status_and_explain_tell_who_was_evicted_and_why_a_slot_is_where_it_is() {
+    let (etcd, mut client) = etcd().await;
+    let (a, b) = (member("a", 5, true), member("b", 6, true));
+    register(&mut client, &a).await;
+    register(&mut client, &b).await;
+    place(&mut client, vec![a, b]).await;
+    let common = ["--etcd", &etcd.url(), "--cluster", "test"];
+    let status = roomctl(&[&["status", "-o", "json"], &common[..]].concat()).await.json();
+    let eviction = &status["evictions"][0];
+    assert_eq!(
+        (&eviction["node"], &eviction["cause"], &eviction["silent_ms"]),
+        (&"c".into(), &"silent".into(), &912.into())
+    );
+    assert_eq!(eviction["at"], "2023-11-14T22:13:20.000Z");
+    let shown = roomctl(&[&["status"], &common[..]].concat()).await.stdout;
+    assert!(shown.contains("EVICTED") && shown.contains("912 ms before"), "{shown}");
+
+    let room_in = |slot: u32| {
+        (0..).map(|n| format!("room {n}")).find(|r| roomring_proto::RoomId::new(r).unwrap().slot(4).0 == slot).unwrap()
+    };
+    let mut differing = 0;
+    for slot in 0..4 {
+        let ran = roomctl(&[&["explain", &room_in(slot), "-o", "json"], &common[..]].concat()).await;
+        assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+        let told = ran.json();
+        assert_eq!((&told["slot"], &told["term"], &told["generation"]), (&slot.into(), &3.into(), &1.into()));
+        let elsewhere = told["wish"][0] != told["primary"];
+        assert_eq!(told["why"].as_array().unwrap().is_empty(), !elsewhere, "{told}");
+        differing += usize::from(elsewhere);
+        let changes = told["changes"].as_array().unwrap();
+        assert_eq!(changes.len(), usize::from(slot == 3), "only that slot was touched: {told}");
+    }
+    println!("{differing} slots are not where the ring wants them");
+    let shown = roomctl(&[&["explain", &room_in(3)], &common[..]].concat()).await.stdout;
+    assert!(shown.contains("evict c (silent)") && shown.contains("ring wants"), "{shown}");
+
+    client.delete("/roomring/test/nodes/b", None).await.unwrap();
+    let ran = roomctl(&[&["explain", &room_in(2)], &common[..]].concat()).await;
+    assert_eq!(ran.code, Some(1), "offline");
+    assert!(ran.stdout.contains("b has no key in etcd: it is the last copy"), "{}", ran.stdout);
 }
 
 #[tokio::test]

@@ -121,6 +121,22 @@ pub fn relied_on(base: &Placement, changes: &[Change]) -> BTreeSet<NodeId> {
     lost.filter_map(|seat| base.members.get(&seat.incarnation)).map(|m| m.node.clone()).collect()
 }
 
+/// The processes that the ring wants each slot of the view's placement to be on, best first; empty without a placement.
+pub fn wishes(view: &ClusterView) -> Vec<Vec<Incarnation>> {
+    view.placement
+        .as_deref()
+        .map(|placement| wishes_of(&Processes::new(view), placement, &view.intents))
+        .unwrap_or_default()
+}
+
+fn wishes_of(processes: &Processes<'_>, placement: &Placement, intents: &Intents) -> Vec<Vec<Incarnation>> {
+    let by_name = processes.ring_members(placement, intents);
+    let settings = &placement.settings;
+    let nodes = by_name.iter().map(|(name, (_, node))| (name.clone(), node.clone())).collect();
+    let wish = wish(Ring::new(placement.ring, &nodes), intents, settings.slots, settings.replication);
+    wish.into_iter().map(|names| names.iter().filter_map(|n| by_name.get(n)).map(|(i, _)| *i).collect()).collect()
+}
+
 /// The changes found so far, and the placement as they make it.
 struct Plan<'a> {
     situation: &'a Situation<'a>,
@@ -152,13 +168,7 @@ impl Plan<'_> {
 
     /// The processes that each slot should be on, best first.
     fn wish(&self) -> Vec<Vec<Incarnation>> {
-        let placement = self.draft.placement();
-        let by_name = self.processes.ring_members(placement, &self.situation.view.intents);
-        let settings = &placement.settings;
-        let nodes = by_name.iter().map(|(name, (_, node))| (name.clone(), node.clone())).collect();
-        let wish =
-            wish(Ring::new(placement.ring, &nodes), &self.situation.view.intents, settings.slots, settings.replication);
-        wish.into_iter().map(|names| names.iter().filter_map(|n| by_name.get(n)).map(|(i, _)| *i).collect()).collect()
+        wishes_of(&self.processes, self.draft.placement(), &self.situation.view.intents)
     }
 }
 

@@ -174,6 +174,8 @@ impl Client {
         let (answer, answered) = oneshot::channel();
         let method = command.as_object().and_then(|o| o.keys().next()).expect("a command").clone();
         let room = command[&method]["channel"].as_str().map(str::to_owned);
+        // A place in the queue comes first, so that what several tasks say through this client goes out as it is recorded.
+        let place = self.outgoing.reserve().await;
         {
             let mut state = self.shared.state();
             if let Some(closed) = &state.closed {
@@ -184,8 +186,10 @@ impl Client {
             let asked = state.notes.asked(id, &method, &command[&method]);
             command["id"] = id.into();
             state.waiting.insert(id, Waiting { method, room, asked, answer: Some(answer) });
+            if let Ok(place) = place {
+                place.send(Message::text(command.to_string()));
+            }
         }
-        self.send_text(command.to_string()).await;
         match within(&format!("the answer to {command}"), CALL, answered).await {
             Ok(answer) => answer,
             Err(_) => Err(Error::closed(&self.closed().await)),
