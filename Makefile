@@ -27,6 +27,10 @@ test: test-deps check ## Run every check and test (also installs etcd-server, no
 	$(CARGO) test --locked --workspace --doc
 	$(CARGO) test --locked --workspace --tests --no-fail-fast -- --show-output
 
+.PHONY: model
+model: build-deps ## Check every state of one slot within larger bounds (an hour or so)
+	$(CARGO) test --locked -p roomring-tests --test model -- --ignored --nocapture larger
+
 # Documentation is built with private items, so links to them resolve.
 check: build-deps ## Check formatting, lints and documentation
 	$(CARGO) fmt --all --check

@@ -11,6 +11,8 @@ mod cluster;
 mod crowd;
 mod etcd;
 mod expect;
+pub mod invariants;
+pub mod model;
 mod oracle;
 mod process;
 mod proxy;

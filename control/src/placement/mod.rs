@@ -70,7 +70,7 @@ pub struct Member {
 }
 
 /// One slot's record.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct SlotRecord {
     /// Rises whenever the primary changes, and at recreation.
     pub term: Term,

@@ -11,7 +11,7 @@ use super::limits::RoomLimits;
 const OVERHEAD: usize = 80;
 
 /// Publish ids seen within the window, each with the seq of its first publication.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub(super) struct SeenIds {
     seqs: BTreeMap<Arc<str>, Seq>,
     /// In order of time, oldest first.

@@ -10,7 +10,7 @@ use super::limits::RoomLimits;
 const OVERHEAD: usize = 160;
 
 /// The newest publications of a room, without holes, ending at the room's top. Bounded by count, bytes and age.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub(super) struct History {
     kept: VecDeque<v1::Publication>,
     bytes: usize,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 /// Limits of the rooms of a slot. Ages and sizes are applied with the entries; `ids_per_room`, `rooms` and `members` are
 /// for a primary to check before it logs: a logged entry is never refused.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct RoomLimits {
     /// Most publications that a room's history keeps.
     pub history_size: usize,

@@ -30,7 +30,7 @@ pub enum Number {
 }
 
 /// Where a number's publication went.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Place {
     pub(super) epoch: Epoch,
     pub(super) seq: Seq,
@@ -38,7 +38,7 @@ pub(super) struct Place {
 }
 
 /// The numbers of one router process that it may still send again.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub(super) struct RouterNumbers {
     pub(super) settled_below: u64,
     pub(super) places: BTreeMap<u64, Place>,

@@ -10,7 +10,7 @@ use crate::entry::Client;
 const OVERHEAD: usize = 200;
 
 /// A client in a room.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Member {
     pub(super) info: Client,
     /// The router process that holds its socket.
@@ -21,7 +21,7 @@ pub(super) struct Member {
 }
 
 /// The members of a room by connection id.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub(super) struct Members {
     by_client: BTreeMap<String, Member>,
     /// Connections per user, so that counting users does not walk a large room.

@@ -22,7 +22,7 @@ pub struct Applied {
 }
 
 /// The committed state of all rooms of one slot. Entries go in through [`Rooms::apply`], in order of lsn.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Rooms {
     pub(super) uid: Uid,
     pub(super) generation: Generation,

@@ -13,7 +13,7 @@ use crate::entry::{Client, Publish};
 const OVERHEAD: usize = 300;
 
 /// A room's committed state.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Room {
     pub(super) epoch: Epoch,
     pub(super) seq: Seq,

@@ -21,7 +21,7 @@ const NOT_YET_RETRY: Duration = Duration::from_millis(20);
 /// After a refusal that should not recur.
 const REFUSED_RETRY: Duration = Duration::from_millis(200);
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Stage {
     /// No stream to its process.
     Down,
@@ -36,7 +36,7 @@ enum Stage {
 }
 
 /// How far one other seat is.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Progress {
     stage: Stage,
     /// Everything up to here is held by the seat, acknowledged in this term.
@@ -70,6 +70,13 @@ impl Progress {
     /// Whether the seat has not been told the commit point yet.
     pub(super) fn lacks_commit(&self, commit: Lsn) -> bool {
         matches!(self.stage, Stage::Streaming { commit_sent, .. } if commit_sent < commit)
+    }
+
+    /// Makes its deadline, if it has one, `due`.
+    pub(super) fn blur(&mut self, due: Time) {
+        if let Stage::Waiting(at) = &mut self.stage {
+            *at = due;
+        }
     }
 
     pub(super) fn on_up(&mut self, seat: Seat, term: Term, replica: &Replica, ctx: &Ctx<'_>, out: &mut Vec<Output>) {

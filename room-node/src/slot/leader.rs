@@ -1,6 +1,6 @@
 //! The primary's half towards the other seats: promotion, catch-up, the commit point, proposals.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use roomring_control::clock::Time;
@@ -23,24 +23,24 @@ const READY_REPEAT: Duration = Duration::from_millis(500);
 const AGE_STEP: Duration = Duration::from_secs(1);
 
 /// The state of a primary.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Leader {
     term: Term,
     /// The tail found at the beginning of the term ends here; once it is committed the slot is served.
-    tail_end: Lsn,
+    pub(super) tail_end: Lsn,
     promoted: bool,
-    progress: BTreeMap<Seat, Progress>,
+    pub(super) progress: BTreeMap<Seat, Progress>,
     /// Learners proposed for in-sync, with the version known when they were. Their acknowledgements are waited for until a
     /// later version is seen, since the proposal may have landed.
-    proposed: BTreeMap<Seat, Version>,
-    ready_at: Option<Time>,
-    commit_notice_at: Option<Time>,
+    pub(super) proposed: BTreeMap<Seat, Version>,
+    pub(super) ready_at: Option<Time>,
+    pub(super) commit_notice_at: Option<Time>,
     pub(super) age_at: Option<Time>,
     pub(super) tail: Tail,
     /// Whom to tell when an entry commits.
     pub(super) answers: BTreeMap<Lsn, Vec<Answer>>,
     /// Links that are sent what happens in a room.
-    pub(super) attached: HashMap<RoomId, BTreeSet<LinkId>>,
+    pub(super) attached: BTreeMap<RoomId, BTreeSet<LinkId>>,
     /// Attaches that wait for the promotion, or for their rooms' creation to commit.
     pub(super) held: Vec<HeldAttach>,
     /// Router processes without a link, and when their members leave.
@@ -65,7 +65,7 @@ impl Leader {
             age_at: None,
             tail: Tail::default(),
             answers: BTreeMap::new(),
-            attached: HashMap::new(),
+            attached: BTreeMap::new(),
             held: Vec::new(),
             gone: replica.rooms.routers().into_iter().map(|r| (r, grace_end)).collect(),
             open: BTreeSet::new(),

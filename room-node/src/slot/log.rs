@@ -23,7 +23,7 @@ impl Default for Retention {
 }
 
 /// What members saw of an applied entry, kept so that it can be replayed to a router that attaches again.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Shown {
     /// Nothing, or not applied yet.
     No,
@@ -33,14 +33,14 @@ pub(super) enum Shown {
     Presence(v1::Event),
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Item {
     entry: Entry,
     shown: Shown,
 }
 
 /// Entries `base + 1 ..= last`.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub(super) struct Log {
     base: Lsn,
     base_term: Term,

@@ -8,6 +8,8 @@
 //! - [`serve`]: the primary's answers to routers.
 
 mod catchup;
+#[doc(hidden)]
+pub mod inspect;
 mod leader;
 mod log;
 mod replica;
@@ -34,7 +36,7 @@ use crate::room::RoomLimits;
 pub struct LinkId(pub u64);
 
 /// What a slot is made with.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Config {
     /// The placement's history; another uid needs another `Slot`.
     pub uid: Uid,
@@ -158,7 +160,7 @@ impl Ctx<'_> {
 }
 
 /// One slot at one process.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Slot {
     config: Config,
     view: Option<(Version, SlotRecord)>,

@@ -8,7 +8,7 @@ use crate::entry::Entry;
 use crate::room::{Applied, Rooms};
 
 /// A seat's data.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Replica {
     pub(super) seat: Seat,
     pub(super) generation: Generation,
@@ -24,7 +24,7 @@ pub(super) struct Replica {
 }
 
 /// Parts of a snapshot received so far.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Installing {
     term: Term,
     lsn: Lsn,

@@ -25,7 +25,7 @@ const HELD_ATTACHES: usize = 256;
 const HISTORY_BYTES: usize = 8 << 20;
 
 /// Whom to tell of a committed publish.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Answer {
     link: LinkId,
     number: u64,
@@ -33,7 +33,7 @@ pub(super) struct Answer {
 }
 
 /// An attach that is answered once `until` is committed and the slot is served.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct HeldAttach {
     link: LinkId,
     attach: v1::Attach,
@@ -67,7 +67,7 @@ impl Shown {
 
     pub(super) fn send(
         self,
-        attached: &std::collections::HashMap<RoomId, BTreeSet<LinkId>>,
+        attached: &BTreeMap<RoomId, BTreeSet<LinkId>>,
         term: Term,
         ctx: &Ctx<'_>,
         out: &mut Vec<Output>,

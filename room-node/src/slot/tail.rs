@@ -1,6 +1,6 @@
 //! What the uncommitted entries of a primary will make of the rooms: the next sequence, who is in, what is under way.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use roomring_proto::{Epoch, Incarnation, Lsn, RoomId, Seq};
 
@@ -8,7 +8,7 @@ use super::replica::Replica;
 use crate::entry::{Body, Entry};
 
 /// A room with uncommitted entries.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct TailRoom {
     /// Uncommitted entries about it.
     pending: usize,
@@ -19,12 +19,12 @@ struct TailRoom {
 }
 
 /// The effect of the uncommitted entries.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub(super) struct Tail {
-    rooms: HashMap<RoomId, TailRoom>,
+    rooms: BTreeMap<RoomId, TailRoom>,
     created: usize,
-    numbers: HashMap<(Incarnation, u64), Lsn>,
-    ids: HashMap<(RoomId, String), Lsn>,
+    numbers: BTreeMap<(Incarnation, u64), Lsn>,
+    ids: BTreeMap<(RoomId, String), Lsn>,
     bytes: usize,
 }
 
@@ -101,6 +101,11 @@ impl Tail {
             joined.map(|(client, _)| (room.clone(), client.clone())).collect::<Vec<_>>()
         };
         self.rooms.iter().flat_map(of_room).collect()
+    }
+
+    /// Whether both remember the same publishes.
+    pub(super) fn remembers_as(&self, other: &Self) -> bool {
+        (&self.numbers, &self.ids, self.created, self.bytes) == (&other.numbers, &other.ids, other.created, other.bytes)
     }
 
     /// Notes an entry that was appended.

@@ -1,0 +1,99 @@
+//! What must hold of a slot in every state of the [`crate::model`], a file each. Those that are about something said or
+//! written are judged as it happens, the others hold of states.
+
+pub mod acked_implies_committed;
+pub mod acked_survives;
+pub mod committed_never_truncated;
+pub mod delivered_implies_committed;
+pub mod epoch_seq_unique;
+pub mod eventually_serves;
+pub mod ids_equal_log;
+pub mod in_sync_holds_committed;
+pub mod in_sync_non_empty;
+pub mod no_ack_after_recreate;
+pub mod one_primary_per_term;
+pub mod progress_matches_seat;
+pub mod publish_at_most_once;
+pub mod router_never_goes_back;
+pub mod same_term_same_log;
+pub mod seat_never_reused;
+pub mod silent_until_promoted;
+pub mod wait_set_covers_in_sync;
+
+use roomring_control::placement::Placement;
+use stateright::Property;
+
+use crate::model::{Said, SlotModel, World};
+
+/// Judged at every write.
+pub const SEAT_NEVER_REUSED: &str = "SeatNeverReused";
+
+/// Judged at every message, and when a primary proposes.
+pub const SILENT_UNTIL_PROMOTED: &str = "SilentUntilPromoted";
+
+/// Judged at every input too.
+pub const COMMITTED_NEVER_TRUNCATED: &str = "CommittedNeverTruncated";
+
+const ACKED_IMPLIES_COMMITTED: &str = "AckedImpliesCommitted";
+const DELIVERED_IMPLIES_COMMITTED: &str = "DeliveredImpliesCommitted";
+const NO_ACK_AFTER_RECREATE: &str = "NoAckAfterRecreate";
+
+type Holds = fn(&SlotModel, &World) -> bool;
+type Judge = fn(&World, &Said<'_>) -> bool;
+
+/// What holds of states.
+const OF_STATES: [(&str, Holds); 13] = [
+    ("OnePrimaryPerTerm", |_, w| one_primary_per_term::holds(w)),
+    ("SameTermSameLog", |_, w| same_term_same_log::holds(w)),
+    ("InSyncHoldsCommitted", |_, w| in_sync_holds_committed::holds(w)),
+    ("WaitSetCoversInSync", |_, w| wait_set_covers_in_sync::holds(w)),
+    ("ProgressMatchesSeat", |_, w| progress_matches_seat::holds(w)),
+    ("IdsEqualLog", |_, w| ids_equal_log::holds(w)),
+    (COMMITTED_NEVER_TRUNCATED, |_, w| {
+        committed_never_truncated::holds(w) && w.broken() != Some(COMMITTED_NEVER_TRUNCATED)
+    }),
+    ("EpochSeqUnique", |_, w| epoch_seq_unique::holds(w)),
+    ("PublishAtMostOnce", |_, w| publish_at_most_once::holds(w)),
+    ("InSyncNonEmpty", |_, w| in_sync_non_empty::holds(w)),
+    ("RouterNeverGoesBack", |_, w| router_never_goes_back::holds(w)),
+    ("AckedSurvives", |_, w| acked_survives::holds(w)),
+    ("EventuallyServes", eventually_serves::holds),
+];
+
+/// What holds of everything said to a router.
+const OF_WORDS: [(&str, Judge); 4] = [
+    (ACKED_IMPLIES_COMMITTED, acked_implies_committed::judge),
+    (DELIVERED_IMPLIES_COMMITTED, delivered_implies_committed::judge),
+    (NO_ACK_AFTER_RECREATE, no_ack_after_recreate::judge),
+    (SILENT_UNTIL_PROMOTED, silent_until_promoted::judge),
+];
+
+/// The rule that something said breaks.
+pub fn judge(world: &World, said: &Said<'_>) -> Option<&'static str> {
+    OF_WORDS.iter().find(|(_, judge)| !judge(world, said)).map(|(name, _)| *name)
+}
+
+/// The rule that a state breaks.
+pub fn broken(model: &SlotModel, world: &World) -> Option<&'static str> {
+    world.broken().or_else(|| OF_STATES.iter().find(|(_, holds)| !holds(model, world)).map(|(name, _)| *name))
+}
+
+/// Whether a write keeps [`SEAT_NEVER_REUSED`].
+pub fn write_holds(before: &Placement, after: &Placement) -> bool {
+    seat_never_reused::judge(before, after)
+}
+
+/// For the model checker.
+pub fn properties() -> Vec<Property<SlotModel>> {
+    let words = [
+        Property::<SlotModel>::always(ACKED_IMPLIES_COMMITTED, |_, w| w.broken() != Some(ACKED_IMPLIES_COMMITTED)),
+        Property::<SlotModel>::always(DELIVERED_IMPLIES_COMMITTED, |_, w| {
+            w.broken() != Some(DELIVERED_IMPLIES_COMMITTED)
+        }),
+        Property::<SlotModel>::always(NO_ACK_AFTER_RECREATE, |_, w| w.broken() != Some(NO_ACK_AFTER_RECREATE)),
+        Property::<SlotModel>::always(SILENT_UNTIL_PROMOTED, |_, w| w.broken() != Some(SILENT_UNTIL_PROMOTED)),
+        Property::<SlotModel>::always(SEAT_NEVER_REUSED, |_, w| w.broken() != Some(SEAT_NEVER_REUSED)),
+    ];
+    let states = OF_STATES.iter().map(|(name, holds)| Property::<SlotModel>::always(name, *holds));
+    words.into_iter().chain(states).collect()
+}

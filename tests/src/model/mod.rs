@@ -1,0 +1,144 @@
+//! The protocol of one slot as an explicit-state model: up to three processes, the placement in etcd, a router.
+//!
+//! Every transition of a slot is [`roomring_node::slot::Slot::handle`], and every change of the placement is
+//! [`roomring_control::placement::Change`]: the code that runs in production. The model adds what is around them: streams
+//! that break, views that lag, processes that die and come back, proposals that land late or never, and a router by script.
+//! What must hold in every state is in [`crate::invariants`].
+
+mod action;
+mod calm;
+mod ghost;
+mod mutant;
+pub mod reached;
+mod register;
+mod router;
+mod shared;
+mod step;
+mod streams;
+mod world;
+
+pub use action::{Action, Ready};
+pub use ghost::Ghost;
+pub use mutant::Mutant;
+pub use register::Register;
+pub use router::{Outcome, ROOM, ROUTER, Router};
+pub use shared::Shared;
+pub use world::{Process, Said, World};
+
+use stateright::{Model, Property};
+
+use crate::invariants;
+
+/// How much may happen. Within these bounds everything that can happen is looked at.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// Nodes, up to 9.
+    pub nodes: u64,
+    /// So many of them are in sync at the beginning.
+    pub in_sync: u64,
+    /// Writes of the placement.
+    pub writes: u8,
+    /// Publishes.
+    pub publishes: u8,
+    /// Deaths.
+    pub crashes: u8,
+    /// Successors of dead processes.
+    pub restarts: u8,
+    /// Evictions of processes that live.
+    pub wrong_evictions: u8,
+    /// Streams that end.
+    pub breaks: u8,
+    /// Times that a process loses contact with etcd.
+    pub expiries: u8,
+    /// Times that the router attaches.
+    pub attaches: u8,
+    /// Learners may be added.
+    pub admit: bool,
+    /// The primary may be switched.
+    pub switch: bool,
+    /// Seats may be removed.
+    pub remove: bool,
+    /// The slot may be recreated.
+    pub recreate: bool,
+    /// Bytes of log that are kept once applied.
+    pub kept_bytes: usize,
+    /// One state in so many is run on without further trouble, to see that it comes to serve.
+    pub calm_one_in: u64,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self {
+            nodes: 3,
+            in_sync: 2,
+            writes: 0,
+            publishes: 1,
+            crashes: 0,
+            restarts: 0,
+            wrong_evictions: 0,
+            breaks: 0,
+            expiries: 0,
+            attaches: 1,
+            admit: false,
+            switch: false,
+            remove: false,
+            recreate: false,
+            kept_bytes: 1 << 20,
+            calm_one_in: 0,
+        }
+    }
+}
+
+/// What is checked: how much may happen, and which rule is off.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SlotModel {
+    /// How much may happen.
+    pub bounds: Bounds,
+    /// The rule that is off.
+    pub mutant: Option<Mutant>,
+    /// What has happened before, not counted in the bounds.
+    pub prefix: &'static [Action],
+}
+
+impl SlotModel {
+    /// The slot formed, the router attached, its room made, and the prefix done: where everything begins.
+    ///
+    /// # Panics
+    /// If a step of the prefix cannot happen.
+    pub fn first(&self) -> World {
+        let mut world = World::first(self);
+        for action in self.prefix {
+            world = world.step(self, *action).unwrap_or_else(|| panic!("{action:?} cannot happen"));
+        }
+        world.unbounded()
+    }
+
+    pub(crate) fn has(&self, mutant: Mutant) -> bool {
+        self.mutant == Some(mutant)
+    }
+}
+
+impl Model for SlotModel {
+    type State = World;
+    type Action = Action;
+
+    fn init_states(&self) -> Vec<World> {
+        vec![self.first()]
+    }
+
+    fn actions(&self, world: &World, actions: &mut Vec<Action>) {
+        if world.broken().is_none() {
+            world.actions(self, actions);
+        }
+    }
+
+    fn next_state(&self, world: &World, action: Action) -> Option<World> {
+        world.step(self, action)
+    }
+
+    fn properties(&self) -> Vec<Property<Self>> {
+        let mut properties = invariants::properties();
+        properties.extend(reached::ALL.iter().map(|(name, is)| Property::<Self>::sometimes(name, *is)));
+        properties
+    }
+}
