@@ -227,7 +227,7 @@ fn mutants() -> Vec<(Mutant, Bounds, &'static [Action])> {
         (Mutant::InSyncLeftOut, NONE, none),
         (Mutant::PromotionAlone, Bounds { nodes: 3, in_sync: 3, ..switch }, none),
         (Mutant::LowerTermTaken, three, LATE_APPEND),
-        (Mutant::OtherTermCounts, Bounds { calm_one_in: 256, ..three }, LATE_ACKNOWLEDGEMENT),
+        (Mutant::OtherTermCounts, Bounds { calm_one_in: 4096, ..three }, LATE_ACKNOWLEDGEMENT),
         (Mutant::OtherSeatCounts, Bounds { writes: 2, remove: true, admit: true, ..NONE }, none),
         (Mutant::SnapshotWithoutNumbers, catch_up, none),
         (Mutant::NumbersNotKept, switch, none),
@@ -249,7 +249,7 @@ fn every_rule_that_is_off_is_missed() {
             None => blind.push(mutant),
         }
         // The same with the rule on: it is the rule that is missed, not the prefix or the check that is wrong.
-        if !prefix.is_empty() {
+        if !prefix.is_empty() && bounds.writes == 0 {
             let checker = check("  the same with the rule on", SlotModel { bounds: *bounds, mutant: None, prefix });
             let missed_by = failures(&checker);
             assert!(missed_by.is_empty(), "{missed_by:#?}");
