@@ -13,6 +13,7 @@ use roomring_tests::model::{Bounds, Mutant, Outcome, Process, SlotModel, World};
 const A: Incarnation = Incarnation(1);
 const B: Incarnation = Incarnation(2);
 const C: Incarnation = Incarnation(3);
+const D: Incarnation = Incarnation(4);
 
 /// The successors of B and C.
 const B2: Incarnation = Incarnation(12);
@@ -268,17 +269,21 @@ fn a_publish_is_sent_again_after_ids_were_forgotten() {
 #[test]
 fn a_new_primary_answers_an_attach_or_lets_a_learner_in_before_its_tail_is_committed() {
     fn history(mutant: Option<Mutant>) -> Play {
-        let mut play = Play::new(mutant, 3, 2);
-        // C is a learner that has everything but the last entry, which B has.
-        play.go(&[Admit(C), View(A, v(2)), View(B, v(2)), View(C, v(2))]);
-        play.pump(A, C);
+        let mut play = Play::new(mutant, 4, 3);
+        // D is a learner that has everything but the last entry, which of the others B alone has.
+        play.go(&[Admit(D), View(A, v(2)), View(B, v(2)), View(D, v(2))]);
+        play.pump(A, D);
         play.go(&[Publish, to(A, B), Switch(seat(B)), View(B, v(3)), Attach(v(3))]);
-        play.pump(B, C);
+        play.pump(B, D);
         play.hear();
-        play.expect("C holds the tail, A has not acknowledged it", |w| last(w, C) == last(w, B) && committed(w) == 0);
+        play.expect("D holds the tail, A and C have not acknowledged it", |w| {
+            last(w, D) == last(w, B) && committed(w) == 0
+        });
         play.expect("the attach waits", |w| w.router().attached().is_none());
-        play.expect("and C is not proposed", |w| w.ready().is_empty());
+        play.expect("and D is not proposed", |w| w.ready().is_empty());
         play.pump(B, A);
+        play.expect("nor do they come while C lacks it", |w| committed(w) == 0 && w.ready().is_empty());
+        play.pump(B, C);
         play.hear();
         play.expect("both come once the tail is committed", |w| {
             committed(w) == 1 && w.router().attached().is_some() && w.ready().len() == 1

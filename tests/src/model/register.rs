@@ -53,6 +53,7 @@ impl Register {
             ring: RingParams { vnodes: 8, bound_percent: 125 },
             members: (1..=processes).map(|i| (Incarnation(i), member(i))).collect(),
             slots: vec![record.clone()],
+            recent: Default::default(),
         };
         Self { latest: Arc::new(latest), records: [(version, record)].into(), unchanged_since: version }
     }
@@ -105,6 +106,7 @@ pub(super) fn member(incarnation: u64) -> Member {
         node: NodeId::new(&format!("n{node}")).expect("a good name"),
         home: format!("h{node}"),
         grpc_addr: String::new(),
+        watch_addr: String::new(),
         zone: String::new(),
         weight: 100,
         active: true,
