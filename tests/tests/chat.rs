@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use roomring_tests::{Cluster, Crowd, Options, Outcome, Traffic, Weight, evidence, holder, primary};
+use roomring_tests::{Cluster, Crowd, Options, Outcome, Traffic, Weight, eventually, evidence, holder, primary};
 
 const ROOMS: usize = 300;
 const MEMBERS: usize = 20;
@@ -80,9 +80,12 @@ async fn rooms_sit_as_the_ring_says(cluster: &Cluster, crowd: &Crowd) {
     }
     println!("rooms by node: {rooms:?}");
     for id in cluster.nodes.keys() {
-        let status = cluster.node_status(id).await;
-        assert_eq!(Some(&status.rooms), rooms.get(id.as_str()), "rooms on {id}");
-        assert_eq!(status.members, status.rooms * MEMBERS as u64, "members on {id}");
+        // A subscribe is answered before the join behind it is in the room's log.
+        let there = eventually(&format!("every member on {id}"), Duration::from_secs(10), async || {
+            let status = cluster.node_status(id).await;
+            (status.members == status.rooms * MEMBERS as u64).then_some(status)
+        });
+        assert_eq!(Some(&there.await.rooms), rooms.get(id.as_str()), "rooms on {id}");
     }
     for room in crowd.rooms().step_by(60) {
         let answer = cluster.roomctl_json(&["where", room]).await;
