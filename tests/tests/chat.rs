@@ -81,7 +81,8 @@ async fn rooms_sit_as_the_ring_says(cluster: &Cluster, crowd: &Crowd) {
     println!("rooms by node: {rooms:?}");
     for id in cluster.nodes.keys() {
         // A subscribe is answered before the join behind it is in the room's log.
-        let there = eventually(&format!("every member on {id}"), Duration::from_secs(10), async || {
+        let what = format!("every member on {id}");
+        let there = eventually(&what, Duration::from_secs(10), async || {
             let status = cluster.node_status(id).await;
             (status.members == status.rooms * MEMBERS as u64).then_some(status)
         });
