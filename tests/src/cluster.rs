@@ -15,6 +15,7 @@ use roomring_proto::{NodeId, RoomId, v1};
 
 use crate::etcd::Etcd;
 use crate::expect::{eventually, within};
+use crate::net::{Net, Ports};
 use crate::process::{Process, Ran, binary, run};
 use crate::turn::{Turn, Weight};
 
@@ -46,6 +47,8 @@ pub struct Options {
     pub fence_after: &'static str,
     /// etcd's own minimum is 2 s.
     pub lease_ttl: &'static str,
+    /// The processes find each other and etcd over a network that can be cut: [`Cluster::net`].
+    pub net: bool,
     /// More flags for nodes.
     pub node_flags: Vec<&'static str>,
     /// More flags for routers.
@@ -62,6 +65,7 @@ impl Default for Options {
             replication: 1,
             fence_after: "2s",
             lease_ttl: "2s",
+            net: false,
             node_flags: Vec::new(),
             router_flags: Vec::new(),
         }
@@ -98,6 +102,7 @@ pub struct Cluster {
     pub routers: BTreeMap<String, Router>,
     /// Its etcd.
     pub etcd: Etcd,
+    net: Option<Net>,
     dir: tempfile::TempDir,
     // Last: the turn ends when all the rest has.
     _turn: Turn,
@@ -117,7 +122,8 @@ impl Cluster {
         let turn = Turn::wait(options.weight);
         let dir = tempfile::Builder::new().prefix("roomring-test-").tempdir().expect("a temporary directory");
         let etcd = Etcd::reserve(dir.path());
-        Self { options, nodes: BTreeMap::new(), routers: BTreeMap::new(), etcd, dir, _turn: turn }
+        let net = options.net.then(|| Net::new(etcd.address()));
+        Self { options, nodes: BTreeMap::new(), routers: BTreeMap::new(), etcd, net, dir, _turn: turn }
     }
 
     /// Starts the nodes and routers that the options name, and waits until the cluster has settled.
@@ -169,21 +175,42 @@ impl Cluster {
         let (slots, replication) = (options.slots.to_string(), options.replication.to_string());
         let cluster = ["--slots", &slots, "--replication", &replication, "--fence-after", options.fence_after];
         args.extend(cluster.map(String::from));
-        for (flag, value) in [("--listen", "127.0.0.1:0".to_owned()), ("--home", self.path(id).display().to_string())] {
+        let mut defaults = vec![("--home", self.path(id).display().to_string())];
+        match self.ports(id) {
+            Some(ports) => defaults.extend([
+                ("--listen", format!("127.0.0.1:{}", ports.grpc)),
+                ("--watch-listen", format!("127.0.0.1:{}", ports.watch)),
+                ("--advertise", Net::advertised(ports)),
+            ]),
+            None => defaults.push(("--listen", "127.0.0.1:0".to_owned())),
+        }
+        for (flag, value) in defaults {
             if !flags.contains(&flag) {
                 args.extend([flag.to_owned(), value]);
             }
         }
         args.extend(options.node_flags.iter().chain(flags).map(|&f| f.to_owned()));
-        Process::start(id, &binary("roomring-node"), &args, &self.log(id))
+        let process = Process::start(id, &binary("roomring-node"), &args, &self.log(id));
+        self.adopt_pid(&process, id);
+        process
     }
 
     /// Starts a router's process; does not wait.
     pub fn spawn_router(&self, id: &str, http: &str) -> Process {
         let mut args = self.common_args(id);
-        args.extend(["--http", http, "--grpc", "127.0.0.1:0"].map(String::from));
+        args.extend(["--http", http].map(String::from));
+        match self.ports(id) {
+            Some(ports) => {
+                let (grpc, watch) = (format!("127.0.0.1:{}", ports.grpc), format!("127.0.0.1:{}", ports.watch));
+                let advertised = Net::advertised(ports);
+                args.extend(["--grpc", &grpc, "--watch-listen", &watch, "--advertise", &advertised].map(String::from));
+            }
+            None => args.extend(["--grpc", "127.0.0.1:0"].map(String::from)),
+        }
         args.extend(self.options.router_flags.iter().map(|&f| f.to_owned()));
-        Process::start(id, &binary("roomring-router"), &args, &self.log(id))
+        let process = Process::start(id, &binary("roomring-router"), &args, &self.log(id));
+        self.adopt_pid(&process, id);
+        process
     }
 
     /// Waits for the `ready` line of a node's process and takes it in.
@@ -203,8 +230,27 @@ impl Cluster {
     }
 
     fn common_args(&self, id: &str) -> Vec<String> {
-        let args = ["--id", id, "--etcd", self.etcd.url(), "--lease-ttl", self.options.lease_ttl, "--log", "info"];
+        let etcd = self.ports(id).map_or_else(|| self.etcd.url().to_owned(), Net::etcd_url);
+        let args = ["--id", id, "--etcd", &etcd, "--lease-ttl", self.options.lease_ttl, "--log", "info"];
         args.map(String::from).into()
+    }
+
+    /// The network between the processes.
+    ///
+    /// # Panics
+    /// If the options do not ask for one.
+    pub fn net(&self) -> &Net {
+        self.net.as_ref().expect("a network that can be cut")
+    }
+
+    fn ports(&self, id: &str) -> Option<Ports> {
+        self.net.as_ref().map(|net| net.ports(id))
+    }
+
+    fn adopt_pid(&self, process: &Process, id: &str) {
+        if let Some(net) = &self.net {
+            net.adopt(process.pid(), id);
+        }
     }
 
     /// A running node.

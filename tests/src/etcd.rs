@@ -1,6 +1,6 @@
 //! A real etcd on loopback, with its data in the test's directory.
 
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -40,6 +40,11 @@ impl Etcd {
         &self.url
     }
 
+    /// Where it listens.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.url.trim_start_matches("http://").parse().expect("an address of loopback")
+    }
+
     /// Starts it on what data it has, and waits until it answers.
     pub async fn start(&mut self) {
         assert!(self.process.is_none(), "etcd runs already");
@@ -72,6 +77,11 @@ impl Etcd {
     /// SIGKILL; the data stays.
     pub fn kill(&mut self) {
         self.process.take().expect("etcd runs").kill();
+    }
+
+    /// Whether it runs.
+    pub fn is_up(&self) -> bool {
+        self.process.is_some()
     }
 
     /// The running process.
