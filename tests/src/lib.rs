@@ -21,6 +21,7 @@ mod proxy;
 mod raw;
 mod sdk;
 mod stage;
+mod times;
 mod traffic;
 mod turn;
 
@@ -38,5 +39,6 @@ pub use proxy::Proxy;
 pub use raw::{Response, Tcp, get};
 pub use sdk::{Sdk, SdkKind};
 pub use stage::{Stage, Tally, judge};
+pub use times::Times;
 pub use traffic::{Outcome, Sent, Traffic};
 pub use turn::{Turn, Weight};

@@ -1,0 +1,118 @@
+//! Nodes that die, and how long their rooms take to answer again.
+
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use nix::sys::signal::Signal;
+use roomring_proto::v1;
+use roomring_tests::{Cluster, Times, eventually, holder};
+
+use crate::audience::{Audience, Failed, insist};
+
+/// Until a process that was killed is gone.
+const GONE: Duration = Duration::from_secs(20);
+
+/// How a node dies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// The process ends.
+    Kill,
+    /// The process hangs.
+    Stop,
+}
+
+/// What came of the deaths of one mode.
+#[derive(Debug, Default)]
+pub(crate) struct Deaths {
+    /// From the death to the acknowledgement, one a room.
+    pub(crate) rooms: Times,
+    /// The slowest room of each death.
+    pub(crate) slowest: Times,
+    /// From the last word of the dead to its eviction, as the evictor says.
+    pub(crate) silence: Times,
+    /// Publishes to the rooms of the dead that failed at first.
+    pub(crate) failed: Failed,
+    /// Deaths.
+    pub(crate) count: usize,
+}
+
+impl Mode {
+    fn signal(self) -> Signal {
+        match self {
+            Self::Kill => Signal::SIGKILL,
+            Self::Stop => Signal::SIGSTOP,
+        }
+    }
+}
+
+/// One node after the other dies, and a new one takes its place; each death comes at full redundancy, `window` after the last
+/// eviction.
+pub(crate) async fn kill(
+    cluster: &mut Cluster,
+    audience: &Audience,
+    mode: Mode,
+    kills: usize,
+    window: Duration,
+    newcomer: &mut usize,
+) -> Deaths {
+    let mut deaths = Deaths::default();
+    for n in 0..kills {
+        let placement = cluster.settled().await;
+        // The oldest: names rise.
+        let victim = cluster.nodes.keys().min_by_key(|id| number(id)).expect("a node").clone();
+        let incarnation = cluster.registration(&victim).await.expect("a registration").incarnation;
+        let speakers: Vec<_> =
+            audience.speakers().into_iter().filter(|(_, room)| holder(&placement, room) == victim).collect();
+        assert!(!speakers.is_empty(), "{victim} holds no room");
+        let died = Instant::now();
+        cluster.node(&victim).process.signal(mode.signal());
+        let asked = speakers.iter().map(|(client, room)| {
+            let (client, room) = (client.clone(), room.clone());
+            let task = tokio::spawn(async move {
+                let answer = insist(&client, &room, "after").await;
+                (died.elapsed(), answer)
+            });
+            async { task.await.expect("has not panicked") }
+        });
+        let answers = join_all(asked.collect::<Vec<_>>()).await;
+        let taken: Times = answers.iter().filter(|(_, (_, acked))| *acked).map(|(took, _)| *took).collect();
+        for (took, (refused, acked)) in &answers {
+            deaths.failed.refused += refused;
+            deaths.failed.unknown += usize::from(!acked);
+            deaths.rooms.extend(acked.then_some(*took));
+        }
+        deaths.slowest.extend([taken.percentile(100.0)]);
+        let eviction = eviction(cluster, incarnation).await;
+        deaths.silence.extend(eviction.silent_ms.map(Duration::from_millis));
+        println!(
+            "{mode:?} {n}: {victim}, {} rooms: p50 p99 max{} ms; {:?} after {} ms of silence",
+            answers.len(),
+            taken.columns(),
+            eviction.cause(),
+            eviction.silent_ms(),
+        );
+        let mut dead = cluster.nodes.remove(&victim).expect("runs");
+        if mode != Mode::Kill {
+            dead.process.signal(Signal::SIGKILL);
+        }
+        dead.process.exit(GONE).await;
+        *newcomer += 1;
+        cluster.start_node(&format!("node-{newcomer}")).await;
+        cluster.settled().await;
+        tokio::time::sleep(window).await;
+        deaths.count += 1;
+    }
+    deaths
+}
+
+async fn eviction(cluster: &Cluster, incarnation: u64) -> v1::Eviction {
+    eventually("the eviction", GONE, async || {
+        let now = cluster.placement().await?;
+        now.recent.iter().flat_map(|r| &r.evictions).find(|e| e.incarnation == incarnation).cloned()
+    })
+    .await
+}
+
+fn number(id: &str) -> usize {
+    id.rsplit('-').next().and_then(|n| n.parse().ok()).unwrap_or(0)
+}
