@@ -11,7 +11,7 @@ BUILD_PACKAGES := cc:build-essential protoc:protobuf-compiler /usr/include/googl
 TEST_PACKAGES = /usr/bin/etcd:etcd-server node:nodejs npm:npm chromium:chromium \
 	/usr/lib/python3*/ensurepip:python3-venv
 
-.PHONY: help demo test check fmt test-deps build-deps cargo clean sweep
+.PHONY: help demo test soak bench-failover bench-false-evictions check fmt test-deps build-deps cargo clean sweep
 .DEFAULT_GOAL := help
 
 help: ## Show this
@@ -39,6 +39,18 @@ check: build-deps ## Check formatting, lints and documentation
 
 sweep: build-deps ## Try thousands of rings for even loads and few moves (minutes)
 	$(CARGO) test --locked --release -p roomring-control --lib ring -- --ignored --nocapture
+
+soak: test-packages ## Faults by chance on a cluster under load, MINUTES=10, SEED=n to repeat a run
+	$(CARGO) build --locked --workspace --bins
+	$(TARGET_DIR)/debug/roomring-soak --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED))
+
+bench-failover: test-packages ## Kill nodes under load, KILLS=30 of each mode, and measure how soon their rooms answer
+	$(CARGO) build --locked --release --workspace --bins
+	$(TARGET_DIR)/release/bench-failover --kills $(or $(KILLS),30) $(ARGS)
+
+bench-false-evictions: test-packages ## Keep every core busy for MINUTES=30 and count evictions
+	$(CARGO) build --locked --release --workspace --bins
+	$(TARGET_DIR)/release/bench-false-evictions --minutes $(or $(MINUTES),30) $(ARGS)
 
 fmt: cargo ## Format the code
 	$(CARGO) fmt --all
