@@ -11,7 +11,7 @@ BUILD_PACKAGES := cc:build-essential protoc:protobuf-compiler /usr/include/googl
 TEST_PACKAGES = /usr/bin/etcd:etcd-server node:nodejs npm:npm chromium:chromium \
 	/usr/lib/python3*/ensurepip:python3-venv
 
-.PHONY: help demo test soak bench-failover bench-false-evictions check fmt test-deps build-deps cargo clean sweep
+.PHONY: help demo test soak bench-failover bench-false-evictions check fmt test-deps build-deps cargo clean sweep sim
 .DEFAULT_GOAL := help
 
 help: ## Show this
@@ -51,6 +51,10 @@ bench-failover: test-packages ## Kill nodes under load, KILLS=30 of each mode, a
 bench-false-evictions: test-packages ## Keep every core busy for MINUTES=30 and count evictions
 	$(CARGO) build --locked --release --workspace --bins
 	$(TARGET_DIR)/release/bench-false-evictions --minutes $(or $(MINUTES),30) $(ARGS)
+
+sim: build-deps ## Simulate: SEEDS=1000 (FROM=0), or every step of one, SEED=17
+	SEEDS=$(or $(SEEDS),1000) FROM=$(or $(FROM),0) $(if $(SEED),SEED=$(SEED)) \
+		$(CARGO) test --locked --package roomring-tests --test sim many_seeds -- --nocapture
 
 fmt: cargo ## Format the code
 	$(CARGO) fmt --all

@@ -24,5 +24,11 @@ pub mod slot;
 mod vitals;
 mod worker;
 
+/// The pure core of a worker, for the simulation.
+#[doc(hidden)]
+pub mod core {
+    pub use crate::worker::{Event, Moment, Part, Shard, SlotSettings};
+}
+
 pub use node::{Error, Ready, run};
 pub use server::ServerError;

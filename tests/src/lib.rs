@@ -20,6 +20,7 @@ mod process;
 mod proxy;
 mod raw;
 mod sdk;
+pub mod sim;
 mod stage;
 mod times;
 mod traffic;

@@ -224,6 +224,11 @@ impl Leader {
         }
         if !self.promoted && replica.commit >= self.tail_end {
             self.promoted = true;
+            // The tail may have brought members of routers that are not there any more. Nobody is attached yet.
+            let grace_end = ctx.env.now + ctx.config.presence_grace;
+            for router in replica.rooms.routers() {
+                self.gone.entry(router).or_insert(grace_end);
+            }
         }
         if self.promoted {
             self.serve_held(replica, ctx, out);

@@ -544,7 +544,10 @@ impl Leader {
         let due: Vec<Incarnation> = self.gone.iter().filter(|(_, at)| **at <= now).map(|(r, _)| *r).collect();
         for router in due {
             self.gone.remove(&router);
-            for (room, client) in replica.rooms.members_of_router(router) {
+            let mut members = replica.rooms.members_of_router(router);
+            // A join that is not committed yet is one all the same.
+            members.extend(self.tail.joined_through(router));
+            for (room, client) in members {
                 let here = self
                     .attached
                     .get(&room)

@@ -16,8 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::mailbox::{Mail, Workers};
 use self::outbound::Outbound;
-use self::shard::{Event, Moment, Shard};
-pub(crate) use self::shard::{Part, SlotSettings};
+pub use self::shard::{Event, Moment, Part, Shard, SlotSettings};
 use crate::counters::Counters;
 use crate::outbox::Outbox;
 use crate::slot::Output;

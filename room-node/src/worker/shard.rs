@@ -17,61 +17,82 @@ use crate::slot::{self, Env, Input, LinkId, Output, Retention, Slot};
 
 /// What every slot of this process is made with.
 #[derive(Debug, Clone)]
-pub(crate) struct SlotSettings {
-    pub(crate) me: Incarnation,
-    pub(crate) limits: RoomLimits,
-    pub(crate) retention: Retention,
-    pub(crate) presence_grace: Duration,
+pub struct SlotSettings {
+    /// This process.
+    pub me: Incarnation,
+    /// Caps on rooms.
+    pub limits: RoomLimits,
+    /// How much of the applied log is kept.
+    pub retention: Retention,
+    /// How long members of a vanished router stay.
+    pub presence_grace: Duration,
 }
 
 /// Which slots are a worker's: those whose number leaves `index` when divided by `of`.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Part {
-    pub(crate) index: usize,
-    pub(crate) of: usize,
+pub struct Part {
+    /// Below `of`.
+    pub index: usize,
+    /// Workers.
+    pub of: usize,
 }
 
 impl Part {
-    pub(crate) fn has(self, slot: SlotId) -> bool {
+    /// Whether a slot is in this part.
+    pub fn has(self, slot: SlotId) -> bool {
         slot.0 as usize % self.of == self.index
     }
 }
 
 /// The moment of an event.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Moment {
-    pub(crate) now: Time,
+pub struct Moment {
+    /// On a clock that counts suspended time.
+    pub now: Time,
     /// Unix time, ms.
-    pub(crate) wall_ms: u64,
+    pub wall_ms: u64,
 }
 
 /// What happens to a worker's slots.
 #[derive(Debug)]
-pub(crate) enum Event {
+pub enum Event {
     /// The placement and the contact that goes with it: they change together, or contact could vouch for a placement not
     /// yet seen.
     Adopt {
+        /// The placement.
         placement: Arc<Placement>,
+        /// The last contact with etcd.
         contact: Option<Time>,
     },
+    /// The stream that this process opened to that one is up.
     PeerUp(Incarnation),
+    /// It ended.
     PeerDown(Incarnation),
+    /// A message from another replica.
     Peer(v1::Replication),
+    /// A router's link is up.
     LinkUp {
+        /// The link.
         link: LinkId,
+        /// The router process.
         router: Incarnation,
     },
+    /// It ended.
     LinkDown(LinkId),
+    /// A router's message.
     Router {
+        /// On this link.
         link: LinkId,
+        /// About this slot.
         slot: SlotId,
+        /// The message.
         message: v1::router_message::Kind,
     },
 }
 
 /// The slots of one worker.
 #[derive(Debug)]
-pub(crate) struct Shard {
+pub struct Shard {
     part: Part,
     settings: SlotSettings,
     placement: Option<Arc<Placement>>,
@@ -93,7 +114,8 @@ struct Held {
 }
 
 impl Shard {
-    pub(crate) fn new(part: Part, settings: SlotSettings) -> Self {
+    /// No slots yet.
+    pub fn new(part: Part, settings: SlotSettings) -> Self {
         Self {
             part,
             settings,
@@ -108,7 +130,7 @@ impl Shard {
     }
 
     /// Takes one event.
-    pub(crate) fn handle(&mut self, at: Moment, event: Event, out: &mut Vec<Output>) {
+    pub fn handle(&mut self, at: Moment, event: Event, out: &mut Vec<Output>) {
         match event {
             Event::Adopt { placement, contact } => self.adopt(at, placement, contact, out),
             Event::PeerUp(peer) => {
@@ -146,7 +168,7 @@ impl Shard {
     }
 
     /// Ticks the slots that are due.
-    pub(crate) fn tick(&mut self, at: Moment, out: &mut Vec<Output>) {
+    pub fn tick(&mut self, at: Moment, out: &mut Vec<Output>) {
         let due: Vec<SlotId> = self.deadlines.iter().take_while(|(t, _)| *t <= at.now).map(|(_, s)| *s).collect();
         for slot in due {
             self.feed(at, slot, Input::Tick, out);
@@ -154,12 +176,17 @@ impl Shard {
     }
 
     /// When [`Shard::tick`] is due.
-    pub(crate) fn next_deadline(&self) -> Option<Time> {
+    pub fn next_deadline(&self) -> Option<Time> {
         self.deadlines.first().map(|(t, _)| *t)
     }
 
+    /// A slot in which this process holds a seat, for tests.
+    pub fn slot(&self, slot: SlotId) -> Option<&Slot> {
+        self.slots.get(&slot).map(|held| &held.slot)
+    }
+
     /// Every slot here. A quarantined one shows as fenced, at term 0.
-    pub(crate) fn status(&self) -> Vec<v1::SlotStatus> {
+    pub fn status(&self) -> Vec<v1::SlotStatus> {
         let fenced = |slot: &SlotId| v1::SlotStatus {
             slot: slot.0,
             role: v1::slot_status::Role::Fenced.into(),

@@ -18,17 +18,22 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 
 /// One link to one node process. Sessions rise within this router process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Link {
-    pub(super) node: Incarnation,
-    pub(super) session: u64,
+pub struct Link {
+    /// The node process.
+    pub node: Incarnation,
+    /// Which of the links there.
+    pub session: u64,
 }
 
 /// Where the placement says the slot is, and the link there, if open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Route {
-    pub(super) primary: Incarnation,
-    pub(super) term: Term,
-    pub(super) session: Option<u64>,
+pub struct Route {
+    /// The primary's process.
+    pub primary: Incarnation,
+    /// The slot's term.
+    pub term: Term,
+    /// The open link there.
+    pub session: Option<u64>,
 }
 
 impl Route {

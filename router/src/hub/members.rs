@@ -47,6 +47,8 @@ struct Member {
     /// Last publication it has. Never behind the room's position here, ahead if it came from a router that was further.
     seq: Seq,
     join_leave: bool,
+    /// It was told of its own coming.
+    announced: bool,
 }
 
 /// What a delivery did.
@@ -85,7 +87,7 @@ impl Members {
 
     /// Adds a client that has everything up to `seq`.
     pub(super) fn insert(&mut self, client: Arc<Client>, seq: Seq, join_leave: bool) {
-        self.all.insert(ById(client), Member { seq, join_leave });
+        self.all.insert(ById(client), Member { seq, join_leave, announced: false });
     }
 
     pub(super) fn remove(&mut self, client: &str) -> bool {
@@ -106,13 +108,16 @@ impl Members {
         delivered
     }
 
-    /// Tells members that want to know that somebody came or, if `left`, went.
-    pub(super) fn presence(&self, room: &RoomId, epoch: Epoch, info: &v1::ClientInfo, left: bool) -> Delivered {
+    /// Tells members that want to know that somebody came or, if `left`, went. A member hears once that it came itself, and
+    /// never that it went: what a slow primary still says of its earlier visits is not news to it.
+    pub(super) fn presence(&mut self, room: &RoomId, epoch: Epoch, info: &v1::ClientInfo, left: bool) -> Delivered {
         let event = if left { Event::Leave(info) } else { Event::Join(info) };
         let encoded = Encoded::new(room, epoch, event);
         let mut delivered = Delivered::default();
-        let told = self.all.iter().filter(|(key, member)| member.join_leave && !(left && key.0.id == info.client));
-        for (ById(client), _) in told {
+        for (ById(client), member) in self.all.iter_mut().filter(|(_, member)| member.join_leave) {
+            if client.id == info.client && (left || std::mem::replace(&mut member.announced, true)) {
+                continue;
+            }
             delivered.push(client, &encoded);
         }
         delivered
@@ -120,9 +125,18 @@ impl Members {
 
     /// Removes, and tells, every member that is behind `seq`: it subscribes again by itself, and recovers if that is possible.
     pub(super) fn drop_behind(&mut self, room: &RoomId, epoch: Epoch, seq: Seq) -> Vec<Arc<Client>> {
+        self.drop_if(room, epoch, |member| member.seq < seq)
+    }
+
+    /// As [`Self::drop_behind`], and also every member that is told of joins and leaves: some of those are missing.
+    pub(super) fn drop_for_gap(&mut self, room: &RoomId, epoch: Epoch, seq: Seq) -> Vec<Arc<Client>> {
+        self.drop_if(room, epoch, |member| member.seq < seq || member.join_leave)
+    }
+
+    fn drop_if(&mut self, room: &RoomId, epoch: Epoch, goes: impl Fn(&Member) -> bool) -> Vec<Arc<Client>> {
         let mut dropped = Vec::new();
         self.all.retain(|ById(client), member| {
-            if member.seq >= seq {
+            if !goes(member) {
                 return true;
             }
             let code = CloseCode::UNSUBSCRIBED_INSUFFICIENT_STATE;

@@ -25,6 +25,13 @@ mod tests;
 mod upstream;
 mod worker;
 
+/// The pure core of a worker, for the simulation.
+#[doc(hidden)]
+pub mod core {
+    pub use super::attach::{Link, Route};
+    pub use super::slot::{Output, Slot};
+}
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroUsize;
 use std::sync::Arc;

@@ -166,7 +166,17 @@ impl Room {
                 let dropped = self.members.drop_all(&self.id, place.position.epoch);
                 self.restart(now, start, dropped, fx);
             }
-            Some(place) if answer.gap || start.position.seq > place.position.seq => {
+            Some(place) if answer.gap => {
+                // Publications, or joins and leaves alone.
+                let missed = start.lsn > place.lsn;
+                let seq = start.position.seq;
+                let dropped = match missed {
+                    true => self.members.drop_for_gap(&self.id, epoch, seq),
+                    false => self.members.drop_behind(&self.id, epoch, seq),
+                };
+                self.restart(now, start, dropped, fx);
+            }
+            Some(place) if start.position.seq > place.position.seq => {
                 let dropped = self.members.drop_behind(&self.id, epoch, start.position.seq);
                 self.restart(now, start, dropped, fx);
             }

@@ -21,9 +21,11 @@ use super::room::{Effects, Room, Standing};
 
 /// A message for the node at the other end of `link`.
 #[derive(Debug)]
-pub(super) struct Output {
-    pub(super) link: Link,
-    pub(super) message: ToNode,
+pub struct Output {
+    /// Where to.
+    pub link: Link,
+    /// What.
+    pub message: ToNode,
 }
 
 /// What a slot counts.
@@ -38,7 +40,7 @@ pub(super) struct Counts {
 
 /// A slot's state in this router process. Kept for the process's life: numbers never start again.
 #[derive(Debug)]
-pub(super) struct Slot {
+pub struct Slot {
     id: SlotId,
     placement: Option<PlacementRef>,
     attachment: Attachment,
@@ -56,7 +58,8 @@ pub(super) struct Slot {
 }
 
 impl Slot {
-    pub(super) fn new(id: SlotId, publish_deadline: Duration) -> Self {
+    /// A slot that nothing is known of.
+    pub fn new(id: SlotId, publish_deadline: Duration) -> Self {
         Self {
             id,
             placement: None,
@@ -77,7 +80,7 @@ impl Slot {
     }
 
     /// The placement, or a link, changed.
-    pub(super) fn follow(&mut self, now: Time, placement: PlacementRef, route: Route) {
+    pub fn follow(&mut self, now: Time, placement: PlacementRef, route: Route) {
         if self.placement.is_some_and(|p| p.uid != placement.uid) {
             self.reset();
         }
@@ -88,7 +91,7 @@ impl Slot {
     }
 
     /// The cluster's placement began anew: nobody knows what was, and clients are told so.
-    pub(super) fn reset(&mut self) {
+    pub fn reset(&mut self) {
         self.attachment.reset();
         self.publishes.fail_all();
         self.requests.fail_all();
@@ -113,7 +116,7 @@ impl Slot {
     }
 
     /// A client asks.
-    pub(super) fn command(&mut self, now: Time, command: Command, out: &mut Vec<Output>) {
+    pub fn command(&mut self, now: Time, command: Command, out: &mut Vec<Output>) {
         self.run(now, command, out);
         self.run_deferred(now, out);
     }
@@ -214,7 +217,7 @@ impl Slot {
     }
 
     /// Lets time pass.
-    pub(super) fn tick(&mut self, now: Time, out: &mut Vec<Output>) {
+    pub fn tick(&mut self, now: Time, out: &mut Vec<Output>) {
         self.publishes.expire(now);
         for room in self.requests.expire(now) {
             self.with_room(now, room.as_str(), out, |room, fx| room.fetched(now, None, fx));
@@ -267,7 +270,7 @@ impl Slot {
     }
 
     /// When [`Self::tick`] and [`Self::flush`] are to be called, if nothing else happens.
-    pub(super) fn next_deadline(&self) -> Option<Time> {
+    pub fn next_deadline(&self) -> Option<Time> {
         let attachment = self.attachment.next_deadline().filter(|_| self.is_needed());
         let waits = [attachment, self.publishes.next_deadline(), self.requests.next_deadline()];
         waits.into_iter().chain([self.sweep_at]).flatten().min()

@@ -140,6 +140,12 @@ impl Model {
         (epoch, seq)
     }
 
+    /// Somebody joins at another router.
+    pub(super) fn elsewhere(&mut self, name: &str, who: &str) {
+        let info = v1::ClientInfo { client: who.to_owned(), ..Default::default() };
+        self.presence(name, vec![info], Vec::new(), &mut Vec::new());
+    }
+
     /// Answers one message.
     pub(super) fn handle(&mut self, message: ToNode, out: &mut Vec<FromNode>) {
         match message {

@@ -7,7 +7,7 @@
 mod log;
 mod notes;
 mod pump;
-mod wire;
+pub(crate) mod wire;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;

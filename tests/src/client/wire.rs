@@ -33,47 +33,47 @@ impl fmt::Display for Error {
 
 /// The head of a reply; the result under the method's name is read apart.
 #[derive(Debug, Deserialize)]
-pub(super) struct Reply {
+pub(crate) struct Reply {
     #[serde(default)]
-    pub(super) id: u32,
-    pub(super) error: Option<Error>,
-    pub(super) push: Option<Push>,
+    pub(crate) id: u32,
+    pub(crate) error: Option<Error>,
+    pub(crate) push: Option<Push>,
 }
 
 #[derive(Debug, Deserialize)]
-pub(super) struct Push {
+pub(crate) struct Push {
     #[serde(default)]
-    pub(super) channel: String,
+    pub(crate) channel: String,
     #[serde(rename = "pub")]
-    pub(super) publication: Option<Publication>,
-    pub(super) join: Option<Presence>,
-    pub(super) leave: Option<Presence>,
-    pub(super) unsubscribe: Option<Unsubscribe>,
+    pub(crate) publication: Option<Publication>,
+    pub(crate) join: Option<Presence>,
+    pub(crate) leave: Option<Presence>,
+    pub(crate) unsubscribe: Option<Unsubscribe>,
 }
 
 #[derive(Debug, Deserialize)]
-pub(super) struct Publication {
-    pub(super) data: Box<RawValue>,
+pub(crate) struct Publication {
+    pub(crate) data: Box<RawValue>,
     #[serde(default)]
-    pub(super) offset: u64,
-    pub(super) info: Option<Info>,
+    pub(crate) offset: u64,
+    pub(crate) info: Option<Info>,
 }
 
 #[derive(Debug, Deserialize)]
-pub(super) struct Presence {
-    pub(super) info: Info,
+pub(crate) struct Presence {
+    pub(crate) info: Info,
 }
 
 /// Both fields are always written.
 #[derive(Debug, Deserialize)]
-pub(super) struct Info {
-    pub(super) user: String,
-    pub(super) client: String,
+pub(crate) struct Info {
+    pub(crate) user: String,
+    pub(crate) client: String,
 }
 
 #[derive(Debug, Deserialize)]
-pub(super) struct Unsubscribe {
-    pub(super) code: u32,
+pub(crate) struct Unsubscribe {
+    pub(crate) code: u32,
 }
 
 #[derive(Debug, Deserialize)]
@@ -87,7 +87,7 @@ pub(super) struct SubscribeReply {
 pub(super) struct Subscribed {
     pub(super) recoverable: bool,
     pub(super) epoch: String,
-    pub(super) offset: u64,
+    pub(crate) offset: u64,
     pub(super) was_recovering: bool,
     pub(super) recovered: bool,
     pub(super) publications: Vec<Publication>,

@@ -15,7 +15,7 @@ const ATTACH_BYTES: usize = 4 << 20;
 
 impl Slot {
     /// A node speaks.
-    pub(in crate::hub) fn node(&mut self, now: Time, link: Link, message: FromNode, out: &mut Vec<Output>) {
+    pub fn node(&mut self, now: Time, link: Link, message: FromNode, out: &mut Vec<Output>) {
         if !self.attachment.listens_to(link) {
             return;
         }
@@ -118,7 +118,7 @@ impl Slot {
     }
 
     /// After a batch of the above: attaches what is to be attached.
-    pub(in crate::hub) fn flush(&mut self, now: Time, out: &mut Vec<Output>) {
+    pub fn flush(&mut self, now: Time, out: &mut Vec<Output>) {
         if let Some(link) = self.attachment.ready(now).filter(|_| self.is_needed()) {
             let due: Vec<RoomId> = self.rooms.keys().cloned().collect();
             let (attach, rest) = self.attach(now, due, true);
