@@ -18,7 +18,7 @@ help: ## Show this
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
 
 demo: build-deps ## Run a whole cluster with a chat page until Ctrl-C (installs protobuf-compiler)
-	$(CARGO) build --locked --bins
+	$(CARGO) build --locked -p roomring-node -p roomring-router -p roomctl
 	@$(TARGET_DIR)/debug/roomctl dev $(ARGS)
 
 # cargo's own closing lines come last.
