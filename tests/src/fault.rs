@@ -130,11 +130,20 @@ pub struct Before {
 }
 
 impl Before {
-    /// Looks.
+    /// Looks, once the node leads slots: one that was out of reach may still be on its way back, and while its registration
+    /// is gone the others count as settled without it.
     pub async fn of(cluster: &Cluster, node: &str) -> Self {
+        let leads = |p: &v1::Placement| (0..p.slots.len()).filter(|&s| primary(p, s) == node).collect::<Vec<_>>();
+        eventually(&format!("{node} to lead slots"), LIMIT, async || {
+            let registered = cluster.registration(node).await.is_some();
+            let placement = cluster.placement().await?;
+            (registered && !leads(&placement).is_empty()).then_some(())
+        })
+        .await;
+        cluster.settled().await;
         let placement = cluster.placement().await.expect("a placement");
         let incarnation = cluster.registration(node).await.expect("a registration").incarnation;
-        let led: Vec<usize> = (0..placement.slots.len()).filter(|&s| primary(&placement, s) == node).collect();
+        let led = leads(&placement);
         assert!(!led.is_empty(), "{node} leads no slot, so its loss would show nothing");
         Self { node: node.to_owned(), incarnation, placement, led, since: Instant::now() }
     }
