@@ -28,8 +28,8 @@ test: test-deps check ## Run every check and test (also installs etcd-server, no
 	$(CARGO) test --locked --workspace --tests --no-fail-fast -- --show-output
 
 .PHONY: model
-model: build-deps ## Check every state of one slot within larger bounds (an hour or so)
-	$(CARGO) test --locked -p roomring-tests --test model -- --ignored --nocapture larger
+model: build-deps ## Check every state of one slot within larger bounds (long), or BOUNDS="nodes=3 writes=2" MUTANT=name
+	$(CARGO) test --locked -p roomring-tests --test model -- --ignored --nocapture $(if $(BOUNDS),explore,larger)
 
 # Documentation is built with private items, so links to them resolve.
 check: build-deps ## Check formatting, lints and documentation

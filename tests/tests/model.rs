@@ -157,7 +157,7 @@ fn every_state_within_small_bounds_keeps_every_invariant() {
 }
 
 #[test]
-#[ignore = "minutes to hours: make model"]
+#[ignore = "minutes to hours: `make model` runs it"]
 fn every_state_within_larger_bounds_keeps_every_invariant() {
     check_all(&LARGE);
 }
@@ -260,7 +260,7 @@ fn every_rule_that_is_off_is_missed() {
 
 /// Bounds from `BOUNDS="nodes=3 writes=2 admit=1 ..."`, and a rule that is off from `MUTANT`.
 #[test]
-#[ignore = "for exploring by hand"]
+#[ignore = "for exploring: `make model BOUNDS=...` runs it"]
 fn explore() {
     let mut bounds = NONE;
     let given = std::env::var("BOUNDS").unwrap_or_default();
