@@ -1,16 +1,13 @@
-//! Registry values as bytes: nodes, routers, intents. What comes in is checked whole.
+//! Registry values as bytes: nodes and routers. What comes in is checked whole.
 
 use prost::Message;
-use roomring_proto::{Incarnation, Malformed, NodeId, SlotId, limits, v1};
+use roomring_proto::{Incarnation, Malformed, v1};
 
 use crate::placement::WEIGHT;
-use crate::view::{Intents, NodeEntry, RouterEntry};
+use crate::view::{NodeEntry, RouterEntry};
 
 /// Longest home, address, zone or release, in bytes: host names end at 253.
 const TEXT_BYTES: usize = 300;
-
-/// Most entries of each kind in the intents: a pin for every slot fits.
-const INTENTS: usize = limits::SLOTS as usize;
 
 impl NodeEntry {
     /// Reads the value of a node's key that was last written at etcd's `mod_revision`.
@@ -50,50 +47,6 @@ impl RouterEntry {
             release: text("release", info.release, 0)?,
             watch_addr: text("watch_addr", info.watch_addr, 0)?,
         })
-    }
-}
-
-impl Intents {
-    /// Reads the value of the intents' key.
-    ///
-    /// # Errors
-    /// The field that breaks its rule.
-    pub fn decode(value: &[u8]) -> Result<Self, Malformed> {
-        let m = v1::Intents::decode(value).map_err(|e| Malformed(format!("intents: {e}")))?;
-        for (field, len) in [
-            ("drained", m.drained.len()),
-            ("weights", m.weights.len()),
-            ("pins", m.pins.len()),
-            ("overrides", m.overrides.len()),
-        ] {
-            if len > INTENTS {
-                return Err(Malformed(format!("{field} has {len} entries, the limit is {INTENTS}")));
-            }
-        }
-        let weight = |(id, weight): (String, u32)| match weight {
-            0..=WEIGHT => Ok((NodeId::new(&id)?, weight)),
-            _ => Err(Malformed(format!("weight of {id} is {weight}, the limit is {WEIGHT}"))),
-        };
-        let slot = |(slot, id): (u32, String)| Ok::<_, Malformed>((SlotId(slot), NodeId::new(&id)?));
-        Ok(Self {
-            drained: m.drained.iter().map(|id| Ok(NodeId::new(id)?)).collect::<Result<_, Malformed>>()?,
-            weights: m.weights.into_iter().map(weight).collect::<Result<_, _>>()?,
-            pins: m.pins.into_iter().map(slot).collect::<Result<_, _>>()?,
-            overrides: m.overrides.into_iter().map(slot).collect::<Result<_, _>>()?,
-        })
-    }
-
-    /// The intents as [`v1::Intents`].
-    pub fn encode(&self) -> Vec<u8> {
-        let slots =
-            |m: &std::collections::BTreeMap<SlotId, NodeId>| m.iter().map(|(s, n)| (s.0, n.to_string())).collect();
-        v1::Intents {
-            drained: self.drained.iter().map(NodeId::to_string).collect(),
-            weights: self.weights.iter().map(|(n, w)| (n.to_string(), *w)).collect(),
-            pins: slots(&self.pins),
-            overrides: slots(&self.overrides),
-        }
-        .encode_to_vec()
     }
 }
 
@@ -144,21 +97,5 @@ mod tests {
         }
         assert!(NodeEntry::decode(b"\xff", 50).is_err());
         assert!(NodeEntry::decode(&info().encode_to_vec(), 0).is_err());
-    }
-
-    #[test]
-    fn intents_read_back() {
-        let id = |s| NodeId::new(s).unwrap();
-        let intents = Intents {
-            drained: [id("a")].into(),
-            weights: [(id("b"), 50)].into(),
-            pins: [(SlotId(3), id("c"))].into(),
-            overrides: [(SlotId(4), id("d"))].into(),
-        };
-        assert_eq!(Intents::decode(&intents.encode()).unwrap(), intents);
-        let bad = v1::Intents { drained: vec!["a b".into()], ..Default::default() };
-        assert!(Intents::decode(&bad.encode_to_vec()).is_err());
-        let bad = v1::Intents { weights: [("a".to_owned(), 20_000)].into(), ..Default::default() };
-        assert!(Intents::decode(&bad.encode_to_vec()).unwrap_err().to_string().contains("weight of a is 20000"));
     }
 }

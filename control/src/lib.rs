@@ -11,6 +11,7 @@ pub mod embedded_etcd;
 mod entries;
 pub mod heartbeat;
 pub mod home;
+pub mod intents;
 pub mod placement;
 pub mod planner;
 pub mod registry;

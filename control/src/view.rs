@@ -6,6 +6,7 @@ use std::sync::Arc;
 use roomring_proto::{Incarnation, NodeId};
 
 use crate::clock::Time;
+pub use crate::intents::Intents;
 use crate::placement::Placement;
 
 /// A registered node.
@@ -44,19 +45,6 @@ pub struct RouterEntry {
     pub release: String,
     /// host:port of its watch service; may be empty.
     pub watch_addr: String,
-}
-
-/// What operators and the rebalancer want.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Intents {
-    /// Nodes to be emptied.
-    pub drained: std::collections::BTreeSet<NodeId>,
-    /// Weights in percent that win over the registered ones.
-    pub weights: BTreeMap<NodeId, u32>,
-    /// Slots pinned to a node.
-    pub pins: BTreeMap<roomring_proto::SlotId, NodeId>,
-    /// Slots moved by the rebalancer; pins win.
-    pub overrides: BTreeMap<roomring_proto::SlotId, NodeId>,
 }
 
 /// What one process knows of its cluster: the registry's keys as last seen, plus a newer placement if a peer sent one.

@@ -5,14 +5,20 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 use roomring_control::daemon::Span;
+use roomring_control::placement::WEIGHT;
 use roomring_proto::{NodeId, RoomId};
 
 use crate::output::Format;
 
+/// What scripts can count on; `main.rs` has the numbers.
+const EXIT_CODES: &str = "Exit codes: 0 done or fine; 1 trouble in the cluster, or it is not reachable; 2 a bad command line; \
+3 refused, nothing was changed (no such node, or --yes is needed); 4 others changed the cluster meanwhile, nothing was \
+changed: try again; 5 ordered, but not done within --timeout. What to do next is on stderr.";
+
 /// The operator's command line for Roomring.
 #[derive(Debug, Parser)]
 #[command(name = "roomctl", version, max_term_width = 80)]
-#[command(after_help = "Exit codes: 0 fine, 1 trouble (what to do next is on stderr), 2 a bad command line.")]
+#[command(after_help = EXIT_CODES)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) verb: Verb,
@@ -30,6 +36,18 @@ pub(crate) enum Verb {
     Where(WhereArgs),
     /// Show why a room is where it is, and what changed lately
     Explain(WhereArgs),
+    /// Empty a node: its rooms move to the others, and nobody notices
+    Drain(DrainArgs),
+    /// Let a drained node have rooms again
+    Undrain(NodeArgs),
+    /// Give a node a larger or smaller share of the rooms
+    Weight(WeightArgs),
+    /// Keep a room, and all rooms of its slot, on a node
+    Pin(PinArgs),
+    /// Let a pinned room, and all rooms of its slot, move again
+    Unpin(UnpinArgs),
+    /// Move a slot to a node
+    Move(MoveArgs),
     /// Write a completion script for a shell to stdout
     Completions(CompletionsArgs),
     /// Run a program that ends when its parent does
@@ -64,6 +82,91 @@ pub(crate) struct WhereArgs {
     pub(crate) room: RoomId,
     #[command(flatten)]
     pub(crate) common: Common,
+}
+
+/// How a change is made.
+#[derive(Debug, Args)]
+pub(crate) struct Change {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// Do it without asking, even if it hurts
+    #[arg(short, long)]
+    pub(crate) yes: bool,
+    /// Why, for whoever asks later
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    pub(crate) reason: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DrainArgs {
+    /// The node's id
+    pub(crate) node: NodeId,
+    /// Wait until nothing is left on it
+    #[arg(long)]
+    pub(crate) wait: bool,
+    /// How long to wait at most
+    #[arg(long, value_name = "TIME", default_value_t = Span::secs(600), requires = "wait")]
+    pub(crate) timeout: Span,
+    #[command(flatten)]
+    pub(crate) change: Change,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct NodeArgs {
+    /// The node's id
+    pub(crate) node: NodeId,
+    #[command(flatten)]
+    pub(crate) change: Change,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct WeightArgs {
+    /// The node's id
+    pub(crate) node: NodeId,
+    /// In percent of a whole share; 0 leaves it only what is pinned to it
+    #[arg(value_parser = clap::value_parser!(u32).range(0..=i64::from(WEIGHT)), required_unless_present = "registered")]
+    pub(crate) percent: Option<u32>,
+    /// Back to the weight that it registered with
+    #[arg(long, conflicts_with = "percent")]
+    pub(crate) registered: bool,
+    #[command(flatten)]
+    pub(crate) change: Change,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PinArgs {
+    /// The room's name
+    pub(crate) room: RoomId,
+    /// The node's id
+    pub(crate) node: NodeId,
+    #[command(flatten)]
+    pub(crate) change: Change,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct UnpinArgs {
+    /// The room's name
+    #[arg(required_unless_present = "slot")]
+    pub(crate) room: Option<RoomId>,
+    /// A slot's number, instead of a room
+    #[arg(long, value_name = "SLOT", conflicts_with = "room")]
+    pub(crate) slot: Option<u32>,
+    #[command(flatten)]
+    pub(crate) change: Change,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct MoveArgs {
+    /// The slot's number
+    pub(crate) slot: u32,
+    /// The node's id
+    #[arg(required_unless_present = "back")]
+    pub(crate) node: Option<NodeId>,
+    /// Give the slot back to the ring
+    #[arg(long, conflicts_with = "node")]
+    pub(crate) back: bool,
+    #[command(flatten)]
+    pub(crate) change: Change,
 }
 
 #[derive(Debug, Args)]
@@ -123,12 +226,24 @@ pub(crate) enum Outcome {
     Fine,
     /// The answer was given, and it is bad news.
     Trouble,
+    /// What was ordered goes on, and was not waited for any longer.
+    Unfinished,
 }
 
 /// The command line can't be used, as found out after it was read.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct Usage(pub(crate) String);
+
+/// Nothing was changed: it can't be, or was not confirmed.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Refused(pub(crate) String);
+
+/// Nothing was changed: others changed it meanwhile.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Conflict(pub(crate) String);
 
 fn etcd_url(url: &str) -> Result<String, String> {
     let host = url.strip_prefix("http://").map(|rest| rest.trim_end_matches('/'));
@@ -166,6 +281,16 @@ mod tests {
             (&["roomctl", "dev", "--http", "8000"], "--http"),
             (&["roomctl", "dev", "--fence-after", "soon"], "--fence-after"),
             (&["roomctl", "where", ""], "<ROOM>"),
+            (&["roomctl", "drain", "a/b"], "<NODE>"),
+            (&["roomctl", "drain", "a", "--timeout", "1s"], "--wait"),
+            (&["roomctl", "weight", "a"], "<PERCENT>"),
+            (&["roomctl", "weight", "a", "10001"], "[PERCENT]"),
+            (&["roomctl", "weight", "a", "50", "--registered"], "--registered"),
+            (&["roomctl", "pin", "lobby"], "<NODE>"),
+            (&["roomctl", "unpin"], "<ROOM>"),
+            (&["roomctl", "unpin", "lobby", "--slot", "3"], "--slot"),
+            (&["roomctl", "move", "lobby", "a"], "<SLOT>"),
+            (&["roomctl", "move", "3"], "<NODE>"),
         ] {
             let error = Cli::try_parse_from(args).unwrap_err();
             assert!(error.to_string().contains(flag), "{error}");

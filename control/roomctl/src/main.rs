@@ -3,26 +3,40 @@
 mod cli;
 mod completions;
 mod dev;
+mod drain;
+mod edit;
 mod explain;
 mod health;
+mod moves;
 mod nodes;
 mod output;
+mod pin;
 mod probe;
 mod snapshot;
 mod status;
+mod weight;
 mod whereis;
 
 use std::process::ExitCode;
 
 use clap::Parser;
 use clap::error::ErrorKind;
-use cli::{Cli, Outcome, Usage, Verb};
+use cli::{Cli, Conflict, Outcome, Refused, Usage, Verb};
 
 /// Exit code for trouble: the cluster is not healthy, or not reachable.
 const TROUBLE: u8 = 1;
 
 /// Exit code for a command line that can't be used.
 const USAGE: u8 = 2;
+
+/// Exit code for a change that was refused.
+const REFUSED: u8 = 3;
+
+/// Exit code for a change that others came before.
+const CONFLICT: u8 = 4;
+
+/// Exit code for what was ordered and is not done in time.
+const UNFINISHED: u8 = 5;
 
 // One thread: children started by `dev` are tied to the life of the thread that starts them.
 #[tokio::main(flavor = "current_thread")]
@@ -38,14 +52,26 @@ async fn main() -> ExitCode {
         Verb::Nodes(args) => nodes::run(args).await,
         Verb::Where(args) => whereis::run(args).await,
         Verb::Explain(args) => explain::run(args).await,
+        Verb::Drain(args) => drain::drain(args).await,
+        Verb::Undrain(args) => drain::undrain(args).await,
+        Verb::Weight(args) => weight::run(args).await,
+        Verb::Pin(args) => pin::pin(args).await,
+        Verb::Unpin(args) => pin::unpin(args).await,
+        Verb::Move(args) => moves::run(args).await,
         Verb::Completions(args) => completions::run(args),
     };
     match ran {
         Ok(Outcome::Fine) => ExitCode::SUCCESS,
         Ok(Outcome::Trouble) => ExitCode::from(TROUBLE),
+        Ok(Outcome::Unfinished) => ExitCode::from(UNFINISHED),
         Err(e) => {
             eprintln!("roomctl: {e:#}");
-            ExitCode::from(if e.is::<Usage>() { USAGE } else { TROUBLE })
+            ExitCode::from(match () {
+                () if e.is::<Usage>() => USAGE,
+                () if e.is::<Refused>() => REFUSED,
+                () if e.is::<Conflict>() => CONFLICT,
+                () => TROUBLE,
+            })
         }
     }
 }

@@ -129,6 +129,14 @@ pub fn wishes(view: &ClusterView) -> Vec<Vec<Incarnation>> {
         .unwrap_or_default()
 }
 
+/// The nodes that slots may go to, with their weights in percent: active members that are neither drained nor stopping, under
+/// the given intents instead of the view's own.
+pub fn takers(view: &ClusterView, intents: &Intents) -> BTreeMap<NodeId, u32> {
+    let placement = view.placement.as_deref();
+    let by_name = placement.map(|p| Processes::new(view).ring_members(p, intents)).unwrap_or_default();
+    by_name.into_iter().map(|(name, (_, node))| (name, node.weight)).collect()
+}
+
 fn wishes_of(processes: &Processes<'_>, placement: &Placement, intents: &Intents) -> Vec<Vec<Incarnation>> {
     let by_name = processes.ring_members(placement, intents);
     let settings = &placement.settings;
@@ -176,7 +184,7 @@ impl Plan<'_> {
 type ByName = BTreeMap<NodeId, (Incarnation, RingNode)>;
 
 fn wish(ring: Ring, intents: &Intents, slots: u32, replication: u32) -> Vec<Vec<NodeId>> {
-    ring.wish(slots, &intents.pins, &intents.overrides, replication)
+    ring.wish(slots, &intents.pins, &intents.overridden(), replication)
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ mod check;
 mod claim;
 mod client;
 mod follow;
+mod intents;
 mod keeper;
 mod outage;
 mod registration;
@@ -33,8 +34,9 @@ use crate::placement::Placement;
 use crate::view::ClusterView;
 
 pub use client::EtcdError;
+pub use intents::{IntentsError, IntentsStore};
 pub use registration::{NodeSpec, RegisterError, Registration, RegistrationState, RouterSpec, Superseded};
-pub use write::{IntentsError, Proposal, Proposed};
+pub use write::{Proposal, Proposed};
 
 /// Where etcd is, and which cluster in it.
 #[derive(Debug, Clone)]

@@ -1,18 +1,19 @@
-//! Writes of the placement and the intents, by compare-and-swap.
+//! Writes by compare-and-swap: the placement, and how the intents are written.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use etcd_client::{Compare, CompareOp, Txn, TxnOp, TxnOpResponse, TxnResponse};
-use roomring_proto::{Malformed, NodeId};
+use roomring_proto::NodeId;
 
 use crate::placement::Placement;
 use crate::view::Intents;
 
 use super::Registry;
 use super::backoff::Backoff;
-use super::client::{self, EtcdError};
+use super::client::{self, Etcd, EtcdError};
+use super::intents::{self, IntentsError};
 
 /// A placement to be written.
 #[derive(Debug, Clone)]
@@ -37,30 +38,8 @@ pub enum Proposed {
     Unknown,
 }
 
-/// Why the intents were not changed.
-#[derive(Debug, thiserror::Error)]
-pub enum IntentsError {
-    /// No answer: the change may have been made.
-    #[error(transparent)]
-    Etcd(#[from] EtcdError),
-    /// What is there can't be read, so it is not overwritten.
-    #[error("{key}: {source}")]
-    Unreadable {
-        /// The key.
-        key: String,
-        /// What is wrong with its value.
-        source: Malformed,
-    },
-    /// Others changed them all the time.
-    #[error("{key}: changed by others {ATTEMPTS} times in a row, try again")]
-    Contended {
-        /// The key.
-        key: String,
-    },
-}
-
 /// How often a write is tried: several elections of an etcd leader.
-const ATTEMPTS: u32 = 5;
+pub(super) const ATTEMPTS: u32 = 5;
 
 impl Registry {
     /// Writes a placement if everything it is based on still is as it was. Repeated without harm if the answer got lost.
@@ -73,7 +52,7 @@ impl Registry {
         }
         let mut backoff = Backoff::default();
         while backoff.attempts() < ATTEMPTS {
-            match self.swap(keys.placement(), conditions.clone(), value.clone()).await {
+            match swap(&self.shared.etcd, &keys.placement(), conditions.clone(), value.clone()).await {
                 Ok(Swap::Done { revision }) => return self.won(proposal, revision),
                 // An earlier attempt whose answer got lost had landed.
                 Ok(Swap::Refused { current: Some((current, revision)) })
@@ -97,44 +76,30 @@ impl Registry {
         Proposed::Won
     }
 
-    /// Changes what operators want, on top of whatever is there. `change` may be called several times.
+    /// Changes what operators want: see [`IntentsStore::update`].
     ///
     /// # Errors
     /// If etcd does not answer, or holds something unreadable.
-    pub async fn update_intents(&self, mut change: impl FnMut(&mut Intents)) -> Result<(), IntentsError> {
-        let key = self.shared.keys.intents();
-        // Expected to be absent first: the refusal brings what is there.
-        let (mut intents, mut revision) = (Intents::default(), 0);
-        for _ in 0..ATTEMPTS {
-            change(&mut intents);
-            let condition = Compare::mod_revision(key.as_str(), CompareOp::Equal, revision);
-            match self.swap(key.clone(), vec![condition], intents.encode().into()).await? {
-                Swap::Done { .. } => return Ok(()),
-                Swap::Refused { current: None } => (intents, revision) = (Intents::default(), 0),
-                Swap::Refused { current: Some((value, at)) } => {
-                    let unreadable = |source| IntentsError::Unreadable { key: key.clone(), source };
-                    (intents, revision) = (Intents::decode(&value).map_err(unreadable)?, at);
-                }
-            }
-        }
-        Err(IntentsError::Contended { key })
-    }
-
-    async fn swap(&self, key: String, when: Vec<Compare>, value: Bytes) -> Result<Swap, EtcdError> {
-        let txn = Txn::new()
-            .when(when)
-            .and_then([TxnOp::put(key.as_str(), value, None)])
-            .or_else([TxnOp::get(key.as_str(), None)]);
-        let answer = self.shared.etcd.call(|c| async move { client::kv(&c).txn(txn).await }).await?;
-        if answer.succeeded() {
-            let revision = answer.header().map_or(0, etcd_client::ResponseHeader::revision);
-            return Ok(Swap::Done { revision });
-        }
-        Ok(Swap::Refused { current: first_value(&answer) })
+    pub async fn update_intents<T, E>(
+        &self,
+        change: impl FnMut(&mut Intents) -> Result<T, E>,
+    ) -> Result<Result<T, E>, IntentsError> {
+        intents::update(&self.shared.etcd, &self.shared.keys.intents(), change).await
     }
 }
 
-enum Swap {
+/// Writes `value` if `when` holds.
+pub(super) async fn swap(etcd: &Etcd, key: &str, when: Vec<Compare>, value: Bytes) -> Result<Swap, EtcdError> {
+    let txn = Txn::new().when(when).and_then([TxnOp::put(key, value, None)]).or_else([TxnOp::get(key, None)]);
+    let answer = etcd.call(|c| async move { client::kv(&c).txn(txn).await }).await?;
+    if answer.succeeded() {
+        let revision = answer.header().map_or(0, etcd_client::ResponseHeader::revision);
+        return Ok(Swap::Done { revision });
+    }
+    Ok(Swap::Refused { current: first_value(&answer) })
+}
+
+pub(super) enum Swap {
     Done { revision: i64 },
     Refused { current: Option<(Bytes, i64)> },
 }

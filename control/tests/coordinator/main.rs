@@ -34,7 +34,7 @@ fn settled(view: &ClusterView, nodes: &BTreeSet<NodeId>) -> bool {
     let ring_nodes =
         nodes.iter().map(|n| (n.clone(), RingNode { zone: String::new(), weight: 100 })).collect::<BTreeMap<_, _>>();
     let intents = &view.intents;
-    let wish = Ring::new(placement.ring, &ring_nodes).wish(SLOTS, &intents.pins, &intents.overrides, 1);
+    let wish = Ring::new(placement.ring, &ring_nodes).wish(SLOTS, &intents.pins, &intents.overridden(), 1);
     let name = |i: Incarnation| placement.members[&i].node.clone();
     placement
         .slots

@@ -1,6 +1,7 @@
 //! Compare-and-swap of the placement, the intents, and placements that peers send.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::sync::Arc;
 
 use roomring_control::registry::{Proposal, Proposed};
@@ -76,15 +77,25 @@ pub(crate) async fn intents_are_changed_by_all_at_once(url: &str) {
         changes.spawn(async move {
             let change = |i: &mut roomring_control::view::Intents| {
                 i.pins.insert(SlotId(slot), id("node-1"));
+                Ok::<_, Infallible>(())
             };
-            registry.update_intents(change).await.unwrap();
+            registry.update_intents(change).await.unwrap().unwrap();
         });
     }
     soon("the changes", changes.join_all()).await;
     let view = seen(&registry, "all pins", |v| v.intents.pins.len() == 3).await;
     assert!(view.intents.drained.is_empty());
+    let revision = cluster.get(cluster.keys.intents()).await.unwrap().1;
+    let refused = registry.update_intents(|i| Err::<(), _>(std::mem::take(i).pins.len())).await.unwrap();
+    assert_eq!(refused, Err(3), "it saw what is there, and refused");
+    assert_eq!(registry.update_intents(|i| Ok::<_, Infallible>(i.pins.len())).await.unwrap(), Ok(3));
+    assert_eq!(cluster.get(cluster.keys.intents()).await.unwrap().1, revision, "neither wrote anything");
     cluster.put(cluster.keys.intents(), vec![0xff; 7]).await;
-    let error = registry.update_intents(|i| i.pins.clear()).await.unwrap_err();
+    let clear = |i: &mut roomring_control::view::Intents| {
+        i.pins.clear();
+        Ok::<_, Infallible>(())
+    };
+    let error = registry.update_intents(clear).await.unwrap_err();
     assert!(error.to_string().starts_with("/roomring/intents/intents: "), "{error}");
     assert_eq!(cluster.get(cluster.keys.intents()).await.unwrap().0, vec![0xff; 7]);
     assert_eq!(registry.view().borrow().intents.pins.len(), 3, "what was readable last still counts");
