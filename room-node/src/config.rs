@@ -7,11 +7,12 @@ use std::time::Duration;
 use roomring_control::daemon::config::Settings;
 use roomring_control::daemon::telemetry::LogFormat;
 use roomring_control::daemon::{ByteSize, Invalid, Span};
-use roomring_control::placement;
+use roomring_control::placement::{self, Retention, RoomLimits};
 use roomring_proto::{NodeId, limits};
 use serde::{Deserialize, Serialize};
 
-use crate::room::RoomLimits;
+/// Over the flags of what the first node fixes for the whole cluster.
+const CLUSTER: &str = "Settings of the cluster, fixed when its first node forms it";
 
 /// A Roomring room node: holds rooms, orders and keeps their messages.
 #[derive(Debug, clap::Parser, Serialize)]
@@ -44,17 +45,17 @@ pub struct Flags {
     /// Share of the slots in percent of a usual node's [default: 100]
     #[arg(long, env = "ROOMRING_WEIGHT")]
     weight: Option<u32>,
-    /// Slots of a cluster that is new [default: 1024]
-    #[arg(long, env = "ROOMRING_SLOTS")]
+    /// Slots [default: 1024]
+    #[arg(long, env = "ROOMRING_SLOTS", help_heading = CLUSTER)]
     slots: Option<u32>,
-    /// Copies of each slot in a cluster that is new; with fewer nodes as many as there are [default: 2]
-    #[arg(long, env = "ROOMRING_REPLICATION")]
+    /// Copies of each slot; with fewer nodes as many as there are [default: 2]
+    #[arg(long, env = "ROOMRING_REPLICATION", help_heading = CLUSTER)]
     replication: Option<u32>,
-    /// Copies without which publishes wait, in a cluster that is new [default: 1]
-    #[arg(long, env = "ROOMRING_MIN_IN_SYNC")]
+    /// Copies without which publishes wait [default: 1]
+    #[arg(long, env = "ROOMRING_MIN_IN_SYNC", help_heading = CLUSTER)]
     min_in_sync: Option<u32>,
-    /// How long a node serves without etcd, in a cluster that is new [default: 60s]
-    #[arg(long, env = "ROOMRING_FENCE_AFTER", value_name = "TIME")]
+    /// How long a node serves without etcd [default: 60s]
+    #[arg(long, env = "ROOMRING_FENCE_AFTER", help_heading = CLUSTER, value_name = "TIME")]
     fence_after: Option<Span>,
     /// How long this node stays registered after it died [default: 10s]
     #[arg(long, env = "ROOMRING_LEASE_TTL", value_name = "TIME")]
@@ -63,31 +64,37 @@ pub struct Flags {
     #[arg(long, env = "ROOMRING_EVICTION_WINDOW", value_name = "TIME")]
     eviction_window: Option<Span>,
     /// How long members of a vanished router stay [default: 10s]
-    #[arg(long, env = "ROOMRING_PRESENCE_GRACE", value_name = "TIME")]
+    #[arg(long, env = "ROOMRING_PRESENCE_GRACE", help_heading = CLUSTER, value_name = "TIME")]
     presence_grace: Option<Span>,
     /// Most messages that a room's history keeps [default: 100]
-    #[arg(long, env = "ROOMRING_HISTORY_SIZE", value_name = "N")]
+    #[arg(long, env = "ROOMRING_HISTORY_SIZE", help_heading = CLUSTER, value_name = "N")]
     history_size: Option<u32>,
     /// How long a room's history keeps a message [default: 5m]
-    #[arg(long, env = "ROOMRING_HISTORY_AGE", value_name = "TIME")]
+    #[arg(long, env = "ROOMRING_HISTORY_AGE", help_heading = CLUSTER, value_name = "TIME")]
     history_age: Option<Span>,
     /// Most bytes that a room's history keeps [default: 1MiB]
-    #[arg(long, env = "ROOMRING_HISTORY_BYTES", value_name = "SIZE")]
+    #[arg(long, env = "ROOMRING_HISTORY_BYTES", help_heading = CLUSTER, value_name = "SIZE")]
     history_bytes: Option<ByteSize>,
     /// How long ids of publishes are remembered [default: 2m]
-    #[arg(long, env = "ROOMRING_ID_WINDOW", value_name = "TIME")]
+    #[arg(long, env = "ROOMRING_ID_WINDOW", help_heading = CLUSTER, value_name = "TIME")]
     id_window: Option<Span>,
     /// Most ids of publishes that a room remembers [default: 10000]
-    #[arg(long, env = "ROOMRING_IDS_PER_ROOM", value_name = "N")]
+    #[arg(long, env = "ROOMRING_IDS_PER_ROOM", help_heading = CLUSTER, value_name = "N")]
     ids_per_room: Option<u32>,
     /// Members above which a room tells only how many there are [default: 1000]
-    #[arg(long, env = "ROOMRING_PRESENCE_LIST_LIMIT", value_name = "N")]
+    #[arg(long, env = "ROOMRING_PRESENCE_LIST_LIMIT", help_heading = CLUSTER, value_name = "N")]
     presence_list_limit: Option<u32>,
+    /// Most bytes of a slot's log that are kept for replay [default: 8MiB]
+    #[arg(long, env = "ROOMRING_REPLAY_BYTES", help_heading = CLUSTER, value_name = "SIZE")]
+    replay_bytes: Option<ByteSize>,
+    /// How long entries of a slot's log are kept for replay [default: 60s]
+    #[arg(long, env = "ROOMRING_REPLAY_AGE", help_heading = CLUSTER, value_name = "TIME")]
+    replay_age: Option<Span>,
     /// Most rooms of a slot [default: 16384]
-    #[arg(long, env = "ROOMRING_ROOMS_LIMIT", value_name = "N")]
+    #[arg(long, env = "ROOMRING_ROOMS_LIMIT", help_heading = CLUSTER, value_name = "N")]
     rooms_limit: Option<u32>,
     /// Most members of a room [default: 1000000]
-    #[arg(long, env = "ROOMRING_MEMBERS_LIMIT", value_name = "N")]
+    #[arg(long, env = "ROOMRING_MEMBERS_LIMIT", help_heading = CLUSTER, value_name = "N")]
     members_limit: Option<u32>,
     /// How long a stop waits for the rooms to move away [default: 20s]
     #[arg(long, env = "ROOMRING_STOP_GRACE", value_name = "TIME")]
@@ -130,18 +137,18 @@ pub struct Config {
     /// Share of the slots in percent.
     #[serde(default = "default::weight")]
     pub weight: u32,
-    /// Slots of a new cluster.
-    #[serde(default = "default::slots")]
-    pub slots: u32,
-    /// Copies of each slot in a new cluster.
-    #[serde(default = "default::replication")]
-    pub replication: u32,
-    /// Copies without which publishes wait, in a new cluster.
-    #[serde(default = "default::min_in_sync")]
-    pub min_in_sync: u32,
-    /// How long a node serves without etcd, in a new cluster.
-    #[serde(default = "default::fence_after")]
-    pub fence_after: Span,
+    /// Slots. This and every other optional number, size and time here is a setting of the cluster.
+    #[serde(default)]
+    pub slots: Option<u32>,
+    /// Copies of each slot.
+    #[serde(default)]
+    pub replication: Option<u32>,
+    /// Copies without which publishes wait.
+    #[serde(default)]
+    pub min_in_sync: Option<u32>,
+    /// How long a node serves without etcd.
+    #[serde(default)]
+    pub fence_after: Option<Span>,
     /// How long the registration outlives the process.
     #[serde(default = "default::lease_ttl")]
     pub lease_ttl: Span,
@@ -149,32 +156,38 @@ pub struct Config {
     #[serde(default = "default::eviction_window")]
     pub eviction_window: Span,
     /// How long members of a vanished router stay.
-    #[serde(default = "default::presence_grace")]
-    pub presence_grace: Span,
+    #[serde(default)]
+    pub presence_grace: Option<Span>,
     /// Most messages of a room's history.
-    #[serde(default = "default::history_size")]
-    pub history_size: u32,
+    #[serde(default)]
+    pub history_size: Option<u32>,
     /// Age of the oldest message of a room's history.
-    #[serde(default = "default::history_age")]
-    pub history_age: Span,
+    #[serde(default)]
+    pub history_age: Option<Span>,
     /// Most bytes of a room's history.
-    #[serde(default = "default::history_bytes")]
-    pub history_bytes: ByteSize,
+    #[serde(default)]
+    pub history_bytes: Option<ByteSize>,
     /// How long ids of publishes are remembered.
-    #[serde(default = "default::id_window")]
-    pub id_window: Span,
+    #[serde(default)]
+    pub id_window: Option<Span>,
     /// Most ids of publishes that a room remembers.
-    #[serde(default = "default::ids_per_room")]
-    pub ids_per_room: u32,
+    #[serde(default)]
+    pub ids_per_room: Option<u32>,
     /// Members above which a room tells counts only.
-    #[serde(default = "default::presence_list_limit")]
-    pub presence_list_limit: u32,
+    #[serde(default)]
+    pub presence_list_limit: Option<u32>,
+    /// Most bytes kept of a slot's log.
+    #[serde(default)]
+    pub replay_bytes: Option<ByteSize>,
+    /// Age of the oldest kept entry of a slot's log.
+    #[serde(default)]
+    pub replay_age: Option<Span>,
     /// Most rooms of a slot.
-    #[serde(default = "default::rooms_limit")]
-    pub rooms_limit: u32,
+    #[serde(default)]
+    pub rooms_limit: Option<u32>,
     /// Most members of a room.
-    #[serde(default = "default::members_limit")]
-    pub members_limit: u32,
+    #[serde(default)]
+    pub members_limit: Option<u32>,
     /// How long a stop waits for the rooms to move away.
     #[serde(default = "default::stop_grace")]
     pub stop_grace: Span,
@@ -201,22 +214,6 @@ mod default {
     pub(super) fn weight() -> u32 {
         100
     }
-    /// Fifty nodes still get twenty slots each.
-    pub(super) fn slots() -> u32 {
-        1024
-    }
-    /// One node may die.
-    pub(super) fn replication() -> u32 {
-        2
-    }
-    /// A slot whose other copy died takes publishes while the next one is made.
-    pub(super) fn min_in_sync() -> u32 {
-        1
-    }
-    /// An etcd that is restarted or upgraded is back by then.
-    pub(super) fn fence_after() -> Span {
-        Span::secs(60)
-    }
     /// Long enough for an election of etcd's leader, and for a process that is swapped out.
     pub(super) fn lease_ttl() -> Span {
         Span::secs(10)
@@ -224,35 +221,6 @@ mod default {
     /// A rack that fails takes longer to fail than its nodes to be missed.
     pub(super) fn eviction_window() -> Span {
         Span::secs(60)
-    }
-    /// Clients of a router that died are back at another one by then.
-    pub(super) fn presence_grace() -> Span {
-        Span::secs(10)
-    }
-    pub(super) fn history_size() -> u32 {
-        100
-    }
-    pub(super) fn history_age() -> Span {
-        Span::secs(300)
-    }
-    pub(super) fn history_bytes() -> ByteSize {
-        ByteSize(1 << 20)
-    }
-    /// Longer than any client keeps trying the same publish.
-    pub(super) fn id_window() -> Span {
-        Span::secs(120)
-    }
-    pub(super) fn ids_per_room() -> u32 {
-        10_000
-    }
-    pub(super) fn presence_list_limit() -> u32 {
-        1_000
-    }
-    pub(super) fn rooms_limit() -> u32 {
-        16_384
-    }
-    pub(super) fn members_limit() -> u32 {
-        1_000_000
     }
     /// Under the 30 s that Kubernetes gives a pod.
     pub(super) fn stop_grace() -> Span {
@@ -299,23 +267,27 @@ impl Settings for Config {
             return Err(Invalid::new("zone", format!("has {bytes} bytes, the limit is {ZONE_BYTES}")));
         }
         between("weight", self.weight, 1, 10_000)?;
-        between("slots", self.slots, 1, limits::SLOTS)?;
-        between("replication", self.replication, 1, 3)?;
-        between("min_in_sync", self.min_in_sync, 1, self.replication)?;
-        span("fence_after", self.fence_after, Duration::from_millis(500), DAY)?;
         span("lease_ttl", self.lease_ttl, 2 * SECOND, DAY)?;
         span("eviction_window", self.eviction_window, Duration::ZERO, DAY)?;
-        span("presence_grace", self.presence_grace, Duration::ZERO, DAY)?;
-        span("history_age", self.history_age, Duration::ZERO, 30 * DAY)?;
-        span("id_window", self.id_window, SECOND, DAY)?;
         span("stop_grace", self.stop_grace, Duration::ZERO, DAY)?;
-        between("rooms_limit", self.rooms_limit, 1, u32::MAX)?;
-        between("members_limit", self.members_limit, 1, u32::MAX)?;
-        let most = HISTORY_BYTES.0;
-        if self.history_bytes.0 > most {
-            let problem = format!("is {}, the limit is {HISTORY_BYTES}", self.history_bytes);
-            return Err(Invalid::new("history_bytes", problem));
-        }
+
+        let cluster = self.cluster_settings();
+        between("slots", cluster.slots, 1, limits::SLOTS)?;
+        between("replication", cluster.replication, 1, 3)?;
+        between("min_in_sync", cluster.min_in_sync, 1, cluster.replication)?;
+        span("fence_after", Span(cluster.fence_after), Duration::from_millis(500), DAY)?;
+        span("presence_grace", Span(cluster.presence_grace), Duration::ZERO, DAY)?;
+        span("history_age", Span(cluster.rooms.history_age), Duration::ZERO, 30 * DAY)?;
+        span("id_window", Span(cluster.rooms.id_window), SECOND, DAY)?;
+        span("replay_age", Span(cluster.retention.age), Duration::ZERO, DAY)?;
+        between("rooms_limit", self.rooms_limit.unwrap_or(1), 1, u32::MAX)?;
+        between("members_limit", self.members_limit.unwrap_or(1), 1, u32::MAX)?;
+        let size = |field: &str, value: usize, most: ByteSize| match ByteSize(value as u64) {
+            value if value > most => Err(Invalid::new(field, format!("is {value}, the limit is {most}"))),
+            _ => Ok(()),
+        };
+        size("history_bytes", cluster.rooms.history_bytes, ByteSize(placement::HISTORY_BYTES as u64))?;
+        size("replay_bytes", cluster.retention.bytes, REPLAY_BYTES)?;
         Ok(())
     }
 }
@@ -323,8 +295,8 @@ impl Settings for Config {
 /// Longest name of a zone, in bytes: it is kept with every member in the placement.
 const ZONE_BYTES: usize = 63;
 
-/// Largest history of a room: one answer with all of it fits a gRPC message, with room to spare.
-const HISTORY_BYTES: ByteSize = ByteSize(limits::GRPC_MESSAGE_BYTES as u64 / 2);
+/// Most of a slot's log that may be kept: a node has many slots.
+const REPLAY_BYTES: ByteSize = ByteSize(1 << 30);
 
 impl Config {
     /// Where the node keeps its identity.
@@ -334,32 +306,70 @@ impl Config {
 
     /// What a new cluster is made with.
     pub fn cluster_settings(&self) -> placement::Settings {
+        let usual = placement::Settings::default();
+        let span = |given: Option<Span>, usual| given.map_or(usual, |span| span.0);
+        let size = |given: Option<ByteSize>, usual| given.map_or(usual, |size| count(size.0));
+        let number = |given: Option<u32>, usual| given.map_or(usual, |n| count(n.into()));
         placement::Settings {
-            slots: self.slots,
-            replication: self.replication,
-            min_in_sync: self.min_in_sync,
-            fence_after: self.fence_after.0,
+            slots: self.slots.unwrap_or(usual.slots),
+            replication: self.replication.unwrap_or(usual.replication),
+            min_in_sync: self.min_in_sync.unwrap_or(usual.min_in_sync),
+            fence_after: span(self.fence_after, usual.fence_after),
+            presence_grace: span(self.presence_grace, usual.presence_grace),
+            rooms: RoomLimits {
+                history_size: number(self.history_size, usual.rooms.history_size),
+                history_age: span(self.history_age, usual.rooms.history_age),
+                history_bytes: size(self.history_bytes, usual.rooms.history_bytes),
+                id_window: span(self.id_window, usual.rooms.id_window),
+                ids_per_room: number(self.ids_per_room, usual.rooms.ids_per_room),
+                presence_list_limit: number(self.presence_list_limit, usual.rooms.presence_list_limit),
+                rooms: number(self.rooms_limit, usual.rooms.rooms),
+                members: number(self.members_limit, usual.rooms.members),
+            },
+            retention: Retention {
+                bytes: size(self.replay_bytes, usual.retention.bytes),
+                age: span(self.replay_age, usual.retention.age),
+            },
         }
+    }
+
+    /// The settings given to this node that the cluster, already formed, has otherwise: a sentence for each.
+    pub fn overruled(&self, cluster: &placement::Settings) -> Vec<String> {
+        let number = |given: Option<u32>, is: u64| (given.map(|n| n.to_string()), is.to_string());
+        let span = |given: Option<Span>, is| (given.map(|s| s.to_string()), Span(is).to_string());
+        let size = |given: Option<ByteSize>, is: usize| (given.map(|s| s.to_string()), ByteSize(is as u64).to_string());
+        let (rooms, retention) = (&cluster.rooms, &cluster.retention);
+        let settings = [
+            ("slots", number(self.slots, cluster.slots.into())),
+            ("replication", number(self.replication, cluster.replication.into())),
+            ("min_in_sync", number(self.min_in_sync, cluster.min_in_sync.into())),
+            ("fence_after", span(self.fence_after, cluster.fence_after)),
+            ("presence_grace", span(self.presence_grace, cluster.presence_grace)),
+            ("history_size", number(self.history_size, rooms.history_size as u64)),
+            ("history_age", span(self.history_age, rooms.history_age)),
+            ("history_bytes", size(self.history_bytes, rooms.history_bytes)),
+            ("id_window", span(self.id_window, rooms.id_window)),
+            ("ids_per_room", number(self.ids_per_room, rooms.ids_per_room as u64)),
+            ("presence_list_limit", number(self.presence_list_limit, rooms.presence_list_limit as u64)),
+            ("rooms_limit", number(self.rooms_limit, rooms.rooms as u64)),
+            ("members_limit", number(self.members_limit, rooms.members as u64)),
+            ("replay_bytes", size(self.replay_bytes, retention.bytes)),
+            ("replay_age", span(self.replay_age, retention.age)),
+        ];
+        let differs = |(name, (given, is)): (&str, (Option<String>, String))| {
+            given.filter(|given| *given != is).map(|given| format!("`{name}` is {is}, not {given}"))
+        };
+        settings.into_iter().filter_map(differs).collect()
     }
 
     /// Where the heartbeats listen.
     pub fn watch_listen(&self) -> SocketAddr {
         self.watch_listen.unwrap_or_else(|| SocketAddr::new(self.listen.ip(), 0))
     }
+}
 
-    /// The caps on rooms.
-    pub fn room_limits(&self) -> RoomLimits {
-        RoomLimits {
-            history_size: self.history_size as usize,
-            history_age: self.history_age.0,
-            history_bytes: usize::try_from(self.history_bytes.0).unwrap_or(usize::MAX),
-            id_window: self.id_window.0,
-            ids_per_room: self.ids_per_room as usize,
-            presence_list_limit: self.presence_list_limit as usize,
-            rooms: self.rooms_limit as usize,
-            members: self.members_limit as usize,
-        }
-    }
+fn count(n: u64) -> usize {
+    usize::try_from(n).unwrap_or(usize::MAX)
 }
 
 fn is_url(url: &str) -> bool {
@@ -386,33 +396,64 @@ mod tests {
     #[test]
     fn defaults_agree_with_what_the_help_says() {
         let c = config(&[]).unwrap();
-        assert_eq!((c.slots, c.replication, c.min_in_sync, c.weight), (1024, 2, 1, 100));
+        assert_eq!(c.weight, 100);
+        let cluster = c.cluster_settings();
+        assert_eq!(cluster, placement::Settings::default());
         assert_eq!((c.listen.to_string().as_str(), c.cluster.as_str()), ("127.0.0.1:7400", "roomring"));
         assert_eq!(c.home_dir(), PathBuf::from("roomring-n1"));
-        assert_eq!(c.room_limits(), RoomLimits::default());
         let help = match parse::<Flags, Config>(["roomring-node", "--help"]).unwrap_err() {
             roomring_control::daemon::config::Stop::Shown(text) => text,
             other => panic!("{other}"),
         };
         for (span, shown) in [
-            (c.fence_after, "60s"),
-            (c.lease_ttl, "10s"),
-            (c.eviction_window, "60s"),
-            (c.presence_grace, "10s"),
-            (c.history_age, "5m"),
-            (c.id_window, "2m"),
-            (c.stop_grace, "20s"),
+            (cluster.fence_after, "60s"),
+            (c.lease_ttl.0, "10s"),
+            (c.eviction_window.0, "60s"),
+            (cluster.presence_grace, "10s"),
+            (cluster.rooms.history_age, "5m"),
+            (cluster.rooms.id_window, "2m"),
+            (cluster.retention.age, "60s"),
+            (c.stop_grace.0, "20s"),
         ] {
-            assert_eq!(shown.parse(), Ok(span));
+            assert_eq!(shown.parse(), Ok(Span(span)));
             assert!(help.contains(&format!("[default: {shown}]")), "{shown}");
         }
+        let (rooms, bytes) = (&cluster.rooms, |n: usize| ByteSize(n as u64).to_string());
+        for (flag, shown) in [
+            ("--slots", cluster.slots.to_string()),
+            ("--replication", cluster.replication.to_string()),
+            ("--min-in-sync", cluster.min_in_sync.to_string()),
+            ("--history-size", rooms.history_size.to_string()),
+            ("--history-bytes", bytes(rooms.history_bytes)),
+            ("--ids-per-room", rooms.ids_per_room.to_string()),
+            ("--presence-list-limit", rooms.presence_list_limit.to_string()),
+            ("--rooms-limit", rooms.rooms.to_string()),
+            ("--members-limit", rooms.members.to_string()),
+            ("--replay-bytes", bytes(cluster.retention.bytes)),
+        ] {
+            let line = help.split(flag).nth(1).and_then(|rest| rest.split("  --").next()).unwrap();
+            assert!(line.contains(&format!("[default: {shown}]")), "{flag}: {line}");
+        }
+    }
+
+    #[test]
+    fn what_is_given_and_the_cluster_has_otherwise_is_named() {
+        let flags = ["--replication=3", "--history-size=100", "--history-age=1m", "--history-bytes=64KiB"];
+        let says = config(&flags).unwrap().overruled(&placement::Settings::default());
+        assert_eq!(
+            says,
+            ["`replication` is 2, not 3", "`history_age` is 5m, not 1m", "`history_bytes` is 1MiB, not 64KiB"]
+        );
+        assert!(config(&flags).unwrap().overruled(&config(&flags).unwrap().cluster_settings()).is_empty());
+        assert!(config(&[]).unwrap().overruled(&config(&flags).unwrap().cluster_settings()).is_empty());
     }
 
     #[test]
     fn lists_and_units_are_read() {
         let c = config(&["--etcd=http://a:1,http://b:2", "--history-bytes=64KiB", "--fence-after=1500ms"]).unwrap();
         assert_eq!(c.etcd, ["http://a:1", "http://b:2"]);
-        assert_eq!((c.history_bytes, c.fence_after.0), (ByteSize(65536), Duration::from_millis(1500)));
+        let cluster = c.cluster_settings();
+        assert_eq!((cluster.rooms.history_bytes, cluster.fence_after), (65536, Duration::from_millis(1500)));
         assert!(config(&["--listen=0.0.0.0:1", "--advertise=node-1.rooms:7400"]).is_ok());
         assert!(config(&["--advertise=[::1]:7400"]).is_ok());
     }
@@ -431,6 +472,9 @@ mod tests {
             ("--advertise=nowhere", "`advertise`: is \"nowhere\", it must be a host and a port, host:7400"),
             ("--advertise=a:1/x", "`advertise`: is \"a:1/x\", it must be a host and a port, host:7400"),
             ("--history-bytes=1GiB", "`history_bytes`: is 1GiB, the limit is 8MiB"),
+            ("--replay-bytes=2GiB", "`replay_bytes`: is 2GiB, the limit is 1GiB"),
+            ("--rooms-limit=0", "`rooms_limit`: is 0, it must be 1 to"),
+            ("--id-window=1ms", "`id_window`: is 1ms, it must be 1s to 1day"),
             ("--cluster=a/b", "`cluster`: node id may only have letters"),
             ("--etcd=", "`etcd`: needs at least one URL"),
             ("--etcd=not a url", "`etcd`: is \"not a url\", it must be a URL such as http://127.0.0.1:2379"),

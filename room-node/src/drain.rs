@@ -27,7 +27,6 @@ pub(crate) fn free_to_go(view: &ClusterView, me: Incarnation) -> Option<Free> {
 mod tests {
     use std::collections::{BTreeMap, BTreeSet};
     use std::sync::Arc;
-    use std::time::Duration;
 
     use roomring_control::placement::{Placement, RingParams, Settings, SlotRecord};
     use roomring_control::view::{Intents, NodeEntry};
@@ -46,7 +45,7 @@ mod tests {
             learners: vec![],
             generation: Generation(1),
         };
-        let settings = Settings { slots: 1, replication: 1, min_in_sync: 1, fence_after: Duration::from_secs(60) };
+        let settings = Settings { slots: 1, replication: 1, ..Settings::default() };
         let placement = Placement {
             uid: Uid(1),
             format: 1,

@@ -27,7 +27,7 @@ mod worker;
 /// The pure core of a worker, for the simulation.
 #[doc(hidden)]
 pub mod core {
-    pub use crate::worker::{Event, Moment, Part, Shard, SlotSettings};
+    pub use crate::worker::{Event, Moment, Part, Shard};
 }
 
 pub use node::{Error, Ready, run};

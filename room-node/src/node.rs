@@ -30,9 +30,8 @@ use crate::peer::Dialer;
 use crate::server::{self, ServerError};
 use crate::sessions::Sessions;
 use crate::shell::Shell;
-use crate::slot::Retention;
 use crate::vitals::{LastTick, Vitals};
-use crate::worker::{Part, SlotSettings, Worker, Workers};
+use crate::worker::{Part, Worker, Workers};
 
 /// How long connections may take to wind up once they are told to; they only hand over what they have.
 const WIND_UP: Duration = Duration::from_secs(3);
@@ -192,18 +191,11 @@ impl Node {
         let heartbeats = self.heartbeats(incarnation, vitals.clone())?;
         let (coordinator, coordinator_handle) =
             Coordinator::new(self.registry.clone(), incarnation, coordination, heartbeats.evidence());
-        let settings = SlotSettings {
-            me: incarnation,
-            limits: self.config.room_limits(),
-            retention: Retention::default(),
-            presence_grace: self.config.presence_grace.0,
-        };
         let mut pool = JoinSet::new();
         for (index, (mailbox, tick)) in mailboxes.into_iter().zip(&ticks).enumerate() {
             let part = Part { index, of: count };
             let (counters, tick) = (Arc::clone(&self.counters), Arc::clone(tick));
-            let worker =
-                Worker::new(mailbox, part, settings.clone(), coordinator_handle.ready().clone(), counters, tick);
+            let worker = Worker::new(mailbox, part, incarnation, coordinator_handle.ready().clone(), counters, tick);
             pool.spawn(worker.run(stop_workers.clone()));
         }
         let shell = Arc::new(Shell {
@@ -253,6 +245,7 @@ impl Node {
                 })),
                 joined = &mut is_joined, if waiting => {
                     waiting = false;
+                    self.say_what_is_overruled();
                     if joined.is_ok() && !stop.is_cancelled() {
                         self.serving(&health, ready).await;
                     }
@@ -288,6 +281,14 @@ impl Node {
         let listener = self.watch_listener.try_clone().map_err(ServerError::Listener)?;
         let worker_age = move || Duration::from_millis(vitals.worker_age_ms());
         Heartbeats::start(listener, config, self.registry.view(), worker_age).map_err(Error::Heartbeats)
+    }
+
+    /// Warns of settings given to this node that the cluster has otherwise.
+    fn say_what_is_overruled(&self) {
+        let placement = self.registry.view().borrow().placement.clone();
+        for setting in placement.iter().flat_map(|p| self.config.overruled(&p.settings)) {
+            tracing::warn!("{setting}: settings of the cluster are fixed when it is formed");
+        }
     }
 
     async fn serving(&self, health: &HealthReporter, ready: &mut Option<oneshot::Sender<Ready>>) {

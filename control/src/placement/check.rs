@@ -1,7 +1,6 @@
 //! What holds of every placement.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use roomring_proto::{Malformed, limits};
 
@@ -12,29 +11,6 @@ const VNODES: u32 = limits::SLOTS;
 
 /// Highest weight, in percent of a whole share.
 pub const WEIGHT: u32 = 10_000;
-
-/// Shortest `fence_after`: the contact loop needs a few round trips to etcd within it.
-const FENCE_AFTER: Duration = Duration::from_millis(100);
-
-impl super::Settings {
-    /// Checks every field against its limits.
-    ///
-    /// # Errors
-    /// The first field that breaks its rule, by name.
-    pub fn check(&self) -> Result<(), Malformed> {
-        require((1..=limits::SLOTS).contains(&self.slots), || {
-            format!("slots is {}, not 1 to {}", self.slots, limits::SLOTS)
-        })?;
-        require((1..=3).contains(&self.replication), || format!("replication is {}, not 1 to 3", self.replication))?;
-        require((1..=self.replication).contains(&self.min_in_sync), || {
-            format!("min_in_sync is {}, not 1 to replication ({})", self.min_in_sync, self.replication)
-        })?;
-        let fence_after = self.fence_after;
-        require(fence_after >= FENCE_AFTER && fence_after.as_millis() <= u32::MAX.into(), || {
-            format!("fence_after is {fence_after:?}, not {FENCE_AFTER:?} to {} ms", u32::MAX)
-        })
-    }
-}
 
 impl Placement {
     /// Checks everything that holds of every placement: settings, members, then slots in their order.
@@ -81,6 +57,6 @@ impl Placement {
     }
 }
 
-fn require(holds: bool, text: impl FnOnce() -> String) -> Result<(), Malformed> {
+pub(super) fn require(holds: bool, text: impl FnOnce() -> String) -> Result<(), Malformed> {
     if holds { Ok(()) } else { Err(Malformed(text())) }
 }

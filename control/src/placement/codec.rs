@@ -1,7 +1,6 @@
 //! The placement as bytes, for etcd and for peers. What comes in is checked whole.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message;
@@ -47,12 +46,7 @@ impl Placement {
             uid: self.uid.0,
             format: self.format,
             version: self.version.0,
-            settings: Some(v1::Settings {
-                slots: self.settings.slots,
-                replication: self.settings.replication,
-                min_in_sync: self.settings.min_in_sync,
-                fence_after_ms: u32::try_from(self.settings.fence_after.as_millis()).unwrap_or(u32::MAX),
-            }),
+            settings: Some(self.settings.encode()),
             ring: Some(v1::RingParams { vnodes: self.ring.vnodes, bound_percent: self.ring.bound_percent }),
             members: self.members.iter().map(|(i, m)| encode_member(*i, m)).collect(),
             slots: self.slots.iter().map(slot).collect(),
@@ -84,12 +78,7 @@ impl Placement {
             uid: Uid(message.uid),
             format: message.format,
             version: Version(message.version),
-            settings: Settings {
-                slots: settings.slots,
-                replication: settings.replication,
-                min_in_sync: settings.min_in_sync,
-                fence_after: Duration::from_millis(settings.fence_after_ms.into()),
-            },
+            settings: Settings::decode(settings)?,
             ring: RingParams { vnodes: ring.vnodes, bound_percent: ring.bound_percent },
             members,
             slots,
@@ -183,7 +172,7 @@ mod tests {
             Placement::decode(&bad.encode_to_vec()).expect_err("is refused").to_string()
         };
         type Spoil<'a> = &'a dyn Fn(&mut v1::Placement);
-        let cases: [(Spoil<'_>, &str); 16] = [
+        let cases: [(Spoil<'_>, &str); 19] = [
             (&|p| p.settings = None, "without settings"),
             (&|p| p.ring = None, "without ring"),
             (&|p| p.uid = 0, "uid"),
@@ -192,6 +181,9 @@ mod tests {
             (&|p| p.settings.as_mut().unwrap().slots = 5, "4 slots"),
             (&|p| p.settings.as_mut().unwrap().replication = 4, "replication"),
             (&|p| p.settings.as_mut().unwrap().min_in_sync = 2, "min_in_sync"),
+            (&|p| p.settings.as_mut().unwrap().rooms = None, "without limits of rooms"),
+            (&|p| p.settings.as_mut().unwrap().rooms.as_mut().unwrap().history_bytes = 1 << 40, "history_bytes"),
+            (&|p| p.settings.as_mut().unwrap().rooms.as_mut().unwrap().members = 0, "members_limit"),
             (&|p| p.ring.as_mut().unwrap().bound_percent = 99, "bound_percent"),
             (&|p| p.members[1].incarnation = p.members[0].incarnation, "twice"),
             (&|p| p.members[0].node_id = "a/b".into(), "node id"),

@@ -1,7 +1,6 @@
 //! Placements to test with.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use roomring_proto::{Incarnation, NodeId, Seat, Uid};
 
@@ -23,7 +22,7 @@ pub(crate) fn process(n: u64) -> (Incarnation, Member) {
 }
 
 pub(crate) fn settings(slots: u32, replication: u32) -> Settings {
-    Settings { slots, replication, min_in_sync: 1, fence_after: Duration::from_secs(60) }
+    Settings { slots, replication, ..Settings::default() }
 }
 
 /// A fresh placement whose slots go to the processes in turn.

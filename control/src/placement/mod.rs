@@ -10,6 +10,7 @@ mod codec;
 #[cfg(test)]
 pub(crate) mod fixtures;
 mod recent;
+mod settings;
 
 use std::collections::BTreeMap;
 
@@ -17,6 +18,7 @@ pub use change::{Change, Draft, Rejected};
 pub use check::WEIGHT;
 pub use codec::DecodeError;
 pub use recent::{Cause, Eviction, Recent, Recents};
+pub use settings::{HISTORY_BYTES, Retention, RoomLimits, Settings};
 
 use roomring_proto::{Generation, Incarnation, NodeId, PlacementRef, Seat, SlotId, Term, Uid, Version};
 
@@ -25,19 +27,6 @@ pub const FORMAT: u32 = 1;
 
 /// The version of a placement just formed.
 pub(crate) const FIRST_VERSION: Version = Version(1);
-
-/// What is fixed when a cluster is created.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Settings {
-    /// Number of slots, 1 to [`roomring_proto::limits::SLOTS`].
-    pub slots: u32,
-    /// Seats wanted per slot, 1 to 3.
-    pub replication: u32,
-    /// In-sync seats without which publishes wait, 1 to `replication`.
-    pub min_in_sync: u32,
-    /// How long a primary may serve without contact with etcd.
-    pub fence_after: std::time::Duration,
-}
 
 /// Parameters of the ring, kept with the placement so that every process and release computes the same one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -62,7 +62,7 @@ impl World {
             watch_addr: String::new(),
         };
         let registration = soon("registering", registry.register_node(spec, &home)).await.unwrap();
-        let settings = Settings { slots: SLOTS, replication: 1, min_in_sync: 1, fence_after: self.fence_after };
+        let settings = Settings { slots: SLOTS, replication: 1, fence_after: self.fence_after, ..Settings::default() };
         let config = CoordinatorConfig { settings, lease_ttl: TTL };
         let mut tasks = JoinSet::new();
         tasks.spawn(lives(registry.clone(), registration.state(), config));

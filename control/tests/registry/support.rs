@@ -139,7 +139,7 @@ pub(crate) fn placement(uid: u64, version: u64, node: &str, incarnation: Incarna
         uid: Uid(uid),
         format: FORMAT,
         version: Version(version),
-        settings: Settings { slots: 4, replication: 1, min_in_sync: 1, fence_after: Duration::from_secs(2) },
+        settings: Settings { slots: 4, replication: 1, fence_after: Duration::from_secs(2), ..Settings::default() },
         ring: RingParams { vnodes: 100, bound_percent: 125 },
         members: BTreeMap::from([(incarnation, member)]),
         slots: vec![slot; 4],

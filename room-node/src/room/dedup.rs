@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use roomring_proto::Seq;
 
-use super::limits::RoomLimits;
+use roomring_control::placement::RoomLimits;
 
 /// What a remembered id counts beside its own bytes: an entry in the map and one in the queue.
 const OVERHEAD: usize = 80;

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use roomring_proto::{Seq, v1};
 
-use super::limits::RoomLimits;
+use roomring_control::placement::RoomLimits;
 
 /// What a kept publication counts beside its payload and names.
 const OVERHEAD: usize = 160;

@@ -18,7 +18,8 @@ mod testing;
 #[cfg(test)]
 mod tests;
 
-pub use limits::{LimitMet, RoomLimits};
+pub use limits::LimitMet;
 pub use numbers::Number;
+pub use roomring_control::placement::RoomLimits;
 pub use rooms::{Applied, Rooms};
 pub use state::Room;

@@ -5,10 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use roomring_proto::{Epoch, Generation, Incarnation, Lsn, RoomId, Seq, Uid, v1};
 use v1::event::Kind;
 
-use super::limits::{LimitMet, RoomLimits};
+use super::limits::LimitMet;
 use super::numbers::{Number, Place, RouterNumbers};
 use super::state::{Room, Taken};
 use crate::entry::{Body, Client, Entry, Publish};
+use roomring_control::placement::RoomLimits;
 
 /// What members of a room see of an entry.
 #[derive(Debug, Clone, PartialEq)]

@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use prost::Message;
 use roomring_proto::{Epoch, Generation, Incarnation, Lsn, Malformed, RoomId, Seq, Uid, v1};
 
-use super::limits::RoomLimits;
 use super::numbers::{Place, RouterNumbers};
 use super::presence::Member;
 use super::rooms::Rooms;
 use super::state::Room;
+use roomring_control::placement::RoomLimits;
 
 /// Room for a field's tag and length around what is counted.
 const FRAME: usize = 8;

@@ -5,9 +5,9 @@ use v1::event::Kind;
 
 use super::dedup::SeenIds;
 use super::history::History;
-use super::limits::RoomLimits;
 use super::presence::{Member, Members};
 use crate::entry::{Client, Publish};
+use roomring_control::placement::RoomLimits;
 
 /// What a room counts beside what is in it.
 const OVERHEAD: usize = 300;

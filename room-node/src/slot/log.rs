@@ -1,26 +1,11 @@
 //! A slot's log: the retained entries, in order, without holes.
 
 use std::collections::VecDeque;
-use std::time::Duration;
 
+use roomring_control::placement::Retention;
 use roomring_proto::{Lsn, Term, v1};
 
 use crate::entry::Entry;
-
-/// How much of the applied log is kept for replay to routers and for seats that catch up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Retention {
-    /// Bytes a slot, as counted by [`Entry::cost`].
-    pub bytes: usize,
-    /// Age of an entry against the newest one.
-    pub age: Duration,
-}
-
-impl Default for Retention {
-    fn default() -> Self {
-        Self { bytes: 8 << 20, age: Duration::from_secs(60) }
-    }
-}
 
 /// What members saw of an applied entry, kept so that it can be replayed to a router that attaches again.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -185,6 +170,8 @@ impl Log {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use roomring_proto::Generation;
 
     use super::*;

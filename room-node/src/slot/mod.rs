@@ -22,14 +22,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use roomring_control::clock::Time;
-use roomring_control::placement::SlotRecord;
+use roomring_control::placement::{Retention, RoomLimits, SlotRecord};
 use roomring_proto::{Incarnation, PlacementRef, Seat, SlotId, Term, Uid, Version, v1};
 
 use self::leader::Leader;
-pub use self::log::Retention;
 use self::replica::Replica;
 pub use self::serve::refuse;
-use crate::room::RoomLimits;
 
 /// One open link of a router; unique in the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -65,7 +65,7 @@ impl World {
             uid: Uid(7),
             format: FORMAT,
             version: Version(1),
-            settings: Settings { slots: 1, replication: 2, min_in_sync: 1, fence_after: Duration::from_secs(60) },
+            settings: Settings { slots: 1, ..Settings::default() },
             ring: RingParams { vnodes: 8, bound_percent: 125 },
             members: (1..=processes).map(|i| (Incarnation(i), member(i))).collect(),
             slots: vec![SlotRecord {

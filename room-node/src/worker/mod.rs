@@ -10,13 +10,14 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use roomring_control::clock::Time;
 use roomring_control::planner::ReadySeat;
+use roomring_proto::Incarnation;
 use roomring_proto::SlotId;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::mailbox::{Mail, Workers};
 use self::outbound::Outbound;
-pub use self::shard::{Event, Moment, Part, Shard, SlotSettings};
+pub use self::shard::{Event, Moment, Part, Shard};
 use crate::counters::Counters;
 use crate::outbox::Outbox;
 use crate::slot::Output;
@@ -51,7 +52,7 @@ impl Worker {
     pub(crate) fn new(
         mails: mpsc::Receiver<Mail>,
         part: Part,
-        settings: SlotSettings,
+        me: Incarnation,
         proposals: mpsc::Sender<ReadySeat>,
         counters: Arc<Counters>,
         last_tick: Arc<LastTick>,
@@ -59,7 +60,7 @@ impl Worker {
         last_tick.set(Time::now());
         Self {
             mails,
-            shard: Shard::new(part, settings),
+            shard: Shard::new(part, me),
             outbound: Outbound::default(),
             out: Vec::new(),
             waiting: BTreeMap::new(),

@@ -5,28 +5,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::Duration;
 
 use roomring_control::clock::Time;
 use roomring_control::placement::{Placement, SlotRecord};
 use roomring_proto::v1::node_message::Kind as NodeKind;
 use roomring_proto::{Incarnation, PlacementRef, Seat, SlotId, Term, Uid, Version, v1};
 
-use crate::room::RoomLimits;
-use crate::slot::{self, Env, Input, LinkId, Output, Retention, Slot};
-
-/// What every slot of this process is made with.
-#[derive(Debug, Clone)]
-pub struct SlotSettings {
-    /// This process.
-    pub me: Incarnation,
-    /// Caps on rooms.
-    pub limits: RoomLimits,
-    /// How much of the applied log is kept.
-    pub retention: Retention,
-    /// How long members of a vanished router stay.
-    pub presence_grace: Duration,
-}
+use crate::slot::{self, Env, Input, LinkId, Output, Slot};
 
 /// Which slots are a worker's: those whose number leaves `index` when divided by `of`.
 #[derive(Debug, Clone, Copy)]
@@ -94,7 +79,7 @@ pub enum Event {
 #[derive(Debug)]
 pub struct Shard {
     part: Part,
-    settings: SlotSettings,
+    me: Incarnation,
     placement: Option<Arc<Placement>>,
     contact: Option<Time>,
     slots: BTreeMap<SlotId, Held>,
@@ -115,10 +100,10 @@ struct Held {
 
 impl Shard {
     /// No slots yet.
-    pub fn new(part: Part, settings: SlotSettings) -> Self {
+    pub fn new(part: Part, me: Incarnation) -> Self {
         Self {
             part,
-            settings,
+            me,
             placement: None,
             contact: None,
             slots: BTreeMap::new(),
@@ -225,7 +210,7 @@ impl Shard {
         record: &SlotRecord,
         out: &mut Vec<Output>,
     ) {
-        let seat = record.seat_of(self.settings.me);
+        let seat = record.seat_of(self.me);
         if self.quarantined.get(&id).is_some_and(|lost| seat != Some(*lost)) {
             self.quarantined.remove(&id);
         }
@@ -235,15 +220,15 @@ impl Shard {
         } else if let Some(seat) = seat
             && !self.quarantined.contains_key(&id)
         {
-            let SlotSettings { me, limits, retention, presence_grace } = self.settings.clone();
+            let settings = &placement.settings;
             let slot = Slot::new(slot::Config {
                 uid: placement.uid,
                 slot: id,
-                slots: placement.settings.slots,
-                me,
-                limits,
-                retention,
-                presence_grace,
+                slots: settings.slots,
+                me: self.me,
+                limits: settings.rooms.clone(),
+                retention: settings.retention,
+                presence_grace: settings.presence_grace,
             });
             self.slots.insert(id, Held { slot, seat, deadline: None });
         } else {

@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use std::collections::BTreeMap;
 
 use roomring_control::placement::{RingParams, Settings};
@@ -26,7 +28,7 @@ fn placement(version: u64, primaries: [(Incarnation, u64); 2]) -> Arc<Placement>
         uid: Uid(1),
         format: 1,
         version: Version(version),
-        settings: Settings { slots: 2, replication: 1, min_in_sync: 1, fence_after: Duration::from_secs(60) },
+        settings: Settings { slots: 2, replication: 1, ..Settings::default() },
         ring: RingParams { vnodes: 1, bound_percent: 125 },
         members: BTreeMap::new(),
         slots: primaries.map(slot).to_vec(),
@@ -47,13 +49,7 @@ struct Harness {
 
 impl Harness {
     fn new() -> Self {
-        let settings = SlotSettings {
-            me: ME,
-            limits: RoomLimits::default(),
-            retention: Retention::default(),
-            presence_grace: Duration::from_secs(10),
-        };
-        Self { shard: Shard::new(Part { index: 0, of: 1 }, settings), now: Time(Duration::from_secs(1000)) }
+        Self { shard: Shard::new(Part { index: 0, of: 1 }, ME), now: Time(Duration::from_secs(1000)) }
     }
 
     fn handle(&mut self, event: Event) -> Vec<Output> {

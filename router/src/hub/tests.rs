@@ -143,7 +143,7 @@ fn placement(version: u64, term: u64, primary: u64, nodes: &[(u64, SocketAddr)])
         uid: roomring_proto::Uid(9),
         format: FORMAT,
         version: Version(version),
-        settings: Settings { slots: 6, replication: 1, min_in_sync: 1, fence_after: Duration::from_secs(60) },
+        settings: Settings { slots: 6, replication: 1, ..Settings::default() },
         ring: RingParams { vnodes: 1, bound_percent: 125 },
         members: nodes.iter().map(|(i, addr)| (Incarnation(*i), member(addr))).collect(),
         slots: vec![record; 6],

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
-use std::time::Duration;
 
 use roomring_control::placement::{Change, FORMAT, Member, Placement, RingParams, Settings, SlotRecord};
 use roomring_proto::{Incarnation, NodeId, Seat, SlotId, Uid, Version};
@@ -49,7 +48,7 @@ impl Register {
             uid: UID,
             format: FORMAT,
             version,
-            settings: Settings { slots: 1, replication: 2, min_in_sync: 1, fence_after: Duration::from_secs(60) },
+            settings: Settings { slots: 1, ..Settings::default() },
             ring: RingParams { vnodes: 8, bound_percent: 125 },
             members: (1..=processes).map(|i| (Incarnation(i), member(i))).collect(),
             slots: vec![record.clone()],

@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use roomring_control::clock::Time;
+use roomring_control::placement::Retention;
 use roomring_node::room::RoomLimits;
-use roomring_node::slot::{Config, Retention, Slot};
+use roomring_node::slot::{Config, Slot};
 use roomring_proto::{Incarnation, Version, v1};
 
 use super::action::{Action, Ready};

@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use roomring_control::clock::Time;
 use roomring_control::detector::{Death, Evidence};
+use roomring_control::placement::Retention;
 use roomring_control::placement::{Cause, Placement, RingParams, Settings};
 use roomring_control::planner::{self, History, ReadySeat, Situation};
 use roomring_control::view::ClusterView;
-use roomring_node::core::{Event, Moment, Part, Shard, SlotSettings};
-use roomring_node::slot::{LinkId, Output, Retention};
+use roomring_node::core::{Event, Moment, Part, Shard};
+use roomring_node::slot::{LinkId, Output};
 use roomring_proto::{Incarnation, NodeId, Seat, SlotId, Uid, Version, v1};
 
 use super::etcd::{Reply, Request, Snapshot};
@@ -325,14 +326,7 @@ impl Node {
                     return;
                 }
                 self.me = Some(incarnation);
-                let settings = SlotSettings {
-                    me: incarnation,
-                    limits: Default::default(),
-                    // Little, so that snapshots and gaps happen.
-                    retention: Retention { bytes: 4_000, age: Duration::from_secs(60) },
-                    presence_grace: Duration::from_secs(2),
-                };
-                self.shard = Some(Shard::new(Part { index: 0, of: 1 }, settings));
+                self.shard = Some(Shard::new(Part { index: 0, of: 1 }, incarnation));
                 self.synced = Some(now);
                 self.view.unbroken_since = Some(now);
                 self.watched(now, wall_ms, &snapshot, todo);
@@ -466,7 +460,15 @@ impl Node {
         }
         let base_revision = self.view.placement_revision;
         let Some(base) = self.view.placement.clone() else {
-            let settings = Settings { slots: SLOTS, replication: self.replication, min_in_sync: 1, fence_after: FENCE };
+            let settings = Settings {
+                slots: SLOTS,
+                replication: self.replication,
+                fence_after: FENCE,
+                presence_grace: Duration::from_secs(2),
+                // Little, so that snapshots and gaps happen.
+                retention: Retention { bytes: 4_000, age: Duration::from_secs(60) },
+                ..Settings::default()
+            };
             if let Some(placement) = planner::form(&self.view, settings, RingParams::for_slots(SLOTS), Uid(1)) {
                 self.write(now, base_revision, placement, BTreeMap::new(), todo);
             }

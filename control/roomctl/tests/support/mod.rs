@@ -89,7 +89,14 @@ pub(crate) async fn place(etcd: &mut Client, members: Vec<v1::Member>) {
         uid: 77,
         format: 1,
         version: 9,
-        settings: Some(v1::Settings { slots: 4, replication: 1, min_in_sync: 1, fence_after_ms: 60_000 }),
+        settings: Some(v1::Settings {
+            slots: 4,
+            replication: 1,
+            min_in_sync: 1,
+            fence_after_ms: 60_000,
+            rooms: Some(v1::RoomLimits { rooms: 1, members: 1, ..Default::default() }),
+            ..Default::default()
+        }),
         ring: Some(v1::RingParams { vnodes: 128, bound_percent: 125 }),
         members,
         slots: vec![slot(0, vec![]), slot(0, vec![]), slot(1, vec![]), slot(1, vec![seat(0)])],

@@ -35,7 +35,7 @@ fn placement(uid: u64, version: u64) -> Placement {
         uid: Uid(uid),
         format: FORMAT,
         version: Version(version),
-        settings: Settings { slots: 1, replication: 1, min_in_sync: 1, fence_after: Duration::from_secs(1) },
+        settings: Settings { slots: 1, replication: 1, fence_after: Duration::from_secs(1), ..Settings::default() },
         ring: RingParams { vnodes: 1, bound_percent: 125 },
         members: BTreeMap::from([(incarnation, member)]),
         slots: vec![slot],
