@@ -45,11 +45,13 @@ soak: test-packages ## Faults by chance on a cluster under load, MINUTES=10, SEE
 	$(TARGET_DIR)/debug/roomring-soak --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED))
 
 bench-failover: test-packages ## Kill nodes under load, KILLS=30 of each mode, and measure how soon their rooms answer
-	$(CARGO) build --locked --release --workspace --bins
+	$(CARGO) build --locked --release -p roomring-node -p roomring-router -p roomctl
+	$(CARGO) build --locked --release -p roomring-tests --bins
 	$(TARGET_DIR)/release/bench-failover --kills $(or $(KILLS),30) $(ARGS)
 
 bench-false-evictions: test-packages ## Keep every core busy for MINUTES=30 and count evictions
-	$(CARGO) build --locked --release --workspace --bins
+	$(CARGO) build --locked --release -p roomring-node -p roomring-router -p roomctl
+	$(CARGO) build --locked --release -p roomring-tests --bins
 	$(TARGET_DIR)/release/bench-false-evictions --minutes $(or $(MINUTES),30) $(ARGS)
 
 sim: build-deps ## Simulate: SEEDS=1000 (FROM=0), or every step of one, SEED=17

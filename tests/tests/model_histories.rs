@@ -2,6 +2,7 @@
 //! checked after every step; where a rule of the model stands against the execution, the same steps without that rule must
 //! break one.
 
+use roomring_node::slot::Rule;
 use roomring_proto::{Incarnation, Lsn, Seat, Version};
 use roomring_tests::invariants::{self, eventually_serves};
 use roomring_tests::model::Action::{
@@ -176,7 +177,7 @@ fn match_state_survives_remove_and_readd() {
         play.expect("and nobody proposes it", |w| w.ready().is_empty());
         play
     }
-    run(history, Mutant::OtherSeatCounts);
+    run(history, Mutant::Slot(Rule::SeatsNamed));
 }
 
 #[test]
@@ -206,7 +207,7 @@ fn a_term_jumps_by_two_and_an_old_acknowledgement_is_counted() {
         });
         play
     }
-    run(history, Mutant::OtherTermCounts);
+    run(history, Mutant::Slot(Rule::CountsItsTermOnly));
 }
 
 #[test]
@@ -222,7 +223,7 @@ fn a_compare_and_swap_that_timed_out_had_landed() {
         play.expect("B has it: it is committed", |w| committed(w) == 1);
         play
     }
-    run(history, Mutant::ProposedNotWaited);
+    run(history, Mutant::Slot(Rule::WaitsForProposed));
 }
 
 #[test]
@@ -263,7 +264,7 @@ fn a_publish_is_sent_again_after_ids_were_forgotten() {
         });
         play
     }
-    run(history, Mutant::SnapshotWithoutNumbers);
+    run(history, Mutant::Slot(Rule::SnapshotCarriesNumbers));
 }
 
 #[test]
@@ -290,7 +291,7 @@ fn a_new_primary_answers_an_attach_or_lets_a_learner_in_before_its_tail_is_commi
         });
         play
     }
-    run(history, Mutant::PromotionAlone);
+    run(history, Mutant::Slot(Rule::CommitsTailFirst));
 }
 
 #[test]

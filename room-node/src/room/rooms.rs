@@ -206,6 +206,12 @@ impl Rooms {
         Epoch { uid: self.uid, generation: self.generation, created }
     }
 
+    /// Remembers a number whose publish is not committed: what [`crate::slot::Rule::RemembersFromLog`] forbids.
+    pub(crate) fn remember_early(&mut self, router: Incarnation, number: u64, epoch: Epoch, seq: Seq) {
+        let place = Place { epoch, seq, duplicate: false };
+        self.numbers.entry(router).or_default().record(number, 0, place, self.last_time_ms);
+    }
+
     fn create(&mut self, name: &RoomId, lsn: Lsn) {
         self.insert(name.clone(), Room::new(self.epoch(lsn)));
     }

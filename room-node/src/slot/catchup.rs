@@ -6,7 +6,7 @@ use roomring_control::clock::Time;
 use roomring_proto::{Lsn, Seat, Term, v1};
 
 use super::replica::Replica;
-use super::{Ctx, Output};
+use super::{Ctx, Output, Rule};
 use crate::entry::Entry;
 
 /// Size of one append or snapshot part, in bytes: small beside other slots' traffic on the same stream.
@@ -134,6 +134,9 @@ impl Progress {
         // The log is trimmed up to the commit point at most, so the term is known.
         let lsn_term = replica.log.term_at(lsn).unwrap_or_default();
         let mut parts = replica.rooms.snapshot(PART_BYTES);
+        if !ctx.config.rules.keep(Rule::SnapshotCarriesNumbers) {
+            parts.iter_mut().for_each(|part| part.routers.clear());
+        }
         if parts.is_empty() {
             parts.push(v1::SlotState::default());
         }

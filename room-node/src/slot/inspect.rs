@@ -123,6 +123,11 @@ impl Led<'_> {
         self.leader.term()
     }
 
+    /// The end of the tail that it found.
+    pub fn tail_end(self) -> Lsn {
+        self.leader.tail_end
+    }
+
     /// Whether it serves.
     pub fn is_promoted(self) -> bool {
         self.leader.is_promoted()

@@ -10,7 +10,7 @@ use super::catchup::Progress;
 use super::replica::Replica;
 use super::serve::{Answer, HeldAttach};
 use super::tail::Tail;
-use super::{Ctx, LinkId, Output};
+use super::{Ctx, LinkId, Output, Rule};
 use crate::entry::{Body, Entry};
 
 /// A seat that is told nothing else is told the commit point after this long, so that it applies what it holds.
@@ -73,6 +73,11 @@ impl Leader {
         }
     }
 
+    /// Goes on in another term: what [`Rule::PromotesEveryTerm`] forbids.
+    pub(super) fn carry_on(&mut self, term: Term) {
+        self.term = term;
+    }
+
     pub(super) fn term(&self) -> Term {
         self.term
     }
@@ -131,7 +136,9 @@ impl Leader {
         out: &mut Vec<Output>,
     ) {
         use v1::replication::Kind;
-        let Some(progress) = self.progress.get_mut(&from) else { return };
+        let anyhow = |s: &Seat| s.incarnation == from.incarnation && !ctx.config.rules.keep(Rule::SeatsNamed);
+        let known = self.progress.iter_mut().find(|(seat, _)| **seat == from || anyhow(seat));
+        let Some((_, progress)) = known else { return };
         match kind {
             Kind::ProbeReply(r) => progress.on_probe_reply(&r, from, self.term, replica, ctx, out),
             Kind::AppendAck(a) => progress.on_append_ack(Lsn(a.lsn).min(replica.log.last())),
@@ -143,6 +150,9 @@ impl Leader {
 
     pub(super) fn on_tick(&mut self, replica: &mut Replica, ctx: &Ctx<'_>, out: &mut Vec<Output>) {
         let now = ctx.env.now;
+        if !ctx.config.rules.keep(Rule::ProposalOutlastsTime) {
+            self.proposed.clear();
+        }
         for (seat, progress) in &mut self.progress {
             progress.on_tick(*seat, self.term, replica, ctx, out);
         }
@@ -195,9 +205,10 @@ impl Leader {
 
     /// Everything up to here is held by every seat that counts.
     fn held_by_all(&self, replica: &Replica, ctx: &Ctx<'_>) -> Lsn {
-        let in_sync = ctx.record.in_sync.iter().filter(|s| **s != replica.seat);
+        let rules = ctx.config.rules;
+        let in_sync = ctx.record.in_sync.iter().filter(|s| **s != replica.seat && rules.keep(Rule::WaitsForInSync));
         in_sync
-            .chain(self.proposed.keys())
+            .chain(self.proposed.keys().filter(|_| rules.keep(Rule::WaitsForProposed)))
             .map(|seat| self.progress.get(seat).and_then(Progress::matched).unwrap_or(Lsn(0)))
             .min()
             .map_or(replica.log.last(), |l| l.min(replica.log.last()))
@@ -222,7 +233,8 @@ impl Leader {
             replica.log.trim(ctx.config.retention, replica.commit);
             shown.send(&self.attached, self.term, ctx, out);
         }
-        if !self.promoted && replica.commit >= self.tail_end {
+        let ready = replica.commit >= self.tail_end || !ctx.config.rules.keep(Rule::CommitsTailFirst);
+        if !self.promoted && ready {
             self.promoted = true;
             // The tail may have brought members of routers that are not there any more. Nobody is attached yet.
             let grace_end = ctx.env.now + ctx.config.presence_grace;
@@ -237,14 +249,15 @@ impl Leader {
 
     /// Proposes learners that hold everything up to the commit point.
     fn propose(&mut self, replica: &Replica, ctx: &Ctx<'_>, out: &mut Vec<Output>) {
-        if !self.promoted {
+        if !self.promoted && ctx.config.rules.keep(Rule::ProposesOncePromoted) {
             return;
         }
         let due = self.ready_at.is_none_or(|at| at <= ctx.env.now);
         for seat in &ctx.record.learners {
             let Some(progress) = self.progress.get(seat) else { continue };
             let proposed = self.proposed.contains_key(seat);
-            let ready = progress.is_streaming() && progress.matched().is_some_and(|m| m >= replica.commit);
+            let holds_all = progress.matched().is_some_and(|m| m >= replica.commit);
+            let ready = progress.is_streaming() && (holds_all || !ctx.config.rules.keep(Rule::ProposesWhoHoldsAll));
             if (proposed && due) || (ready && !proposed) {
                 self.proposed.insert(*seat, ctx.version);
                 out.push(Output::Ready { slot: ctx.config.slot, seat: *seat, term: self.term, base: ctx.version });

@@ -13,6 +13,7 @@ pub mod inspect;
 mod leader;
 mod log;
 mod replica;
+mod rules;
 mod serve;
 mod tail;
 #[cfg(test)]
@@ -27,6 +28,7 @@ use roomring_proto::{Incarnation, PlacementRef, Seat, SlotId, Term, Uid, Version
 
 use self::leader::Leader;
 use self::replica::Replica;
+pub use self::rules::{Rule, Rules};
 pub use self::serve::refuse;
 
 /// One open link of a router; unique in the process.
@@ -50,6 +52,8 @@ pub struct Config {
     pub retention: Retention,
     /// How long members of a vanished router stay.
     pub presence_grace: Duration,
+    /// All of them, but in checks.
+    pub rules: Rules,
 }
 
 /// The world at the moment of an input.
@@ -272,7 +276,12 @@ impl Slot {
             && (Some(replica.seat) != mine || replica.generation != record.generation)
         {
             self.step_down(record.term, out);
-            self.replica = None;
+            match (&mut self.replica, mine) {
+                (Some(kept), Some(seat)) if !self.config.rules.keep(Rule::DropsDataWithSeat) => {
+                    (kept.seat, kept.generation) = (seat, record.generation);
+                }
+                _ => self.replica = None,
+            }
         }
         if self.replica.is_none()
             && let Some(seat) = mine
@@ -284,14 +293,19 @@ impl Slot {
         self.seen_term = self.seen_term.max(record.term);
         let leads = self.replica.as_ref().is_some_and(|r| r.filled && r.seat == record.primary)
             && record.term == self.seen_term;
-        if !leads || self.leader.as_ref().is_some_and(|l| l.term() != record.term) {
-            self.step_down(self.seen_term, out);
+        match &mut self.leader {
+            Some(leader) if leads && !self.config.rules.keep(Rule::PromotesEveryTerm) => leader.carry_on(record.term),
+            Some(leader) if !leads || leader.term() != record.term => self.step_down(self.seen_term, out),
+            _ => {}
         }
         let begins = leads && self.leader.is_none();
         let term = record.term;
         self.view = Some((version, record));
         if begins && let Some(replica) = &mut self.replica {
             replica.synced_term = term;
+            if !self.config.rules.keep(Rule::KeepsOwnTail) {
+                replica.log.truncate_after(replica.commit);
+            }
             let grace = env.now + self.config.presence_grace;
             self.leader = Some(Leader::new(term, replica, grace));
         }
@@ -319,7 +333,11 @@ impl Slot {
             return;
         };
         let (from, to, term) = (Seat::from(from), Seat::from(to), Term(term));
-        let here = self.replica.as_ref().is_some_and(|r| r.seat == to && r.generation.0 == generation);
+        let rules = self.config.rules;
+        let here = self
+            .replica
+            .as_ref()
+            .is_some_and(|r| (r.seat == to && r.generation.0 == generation) || !rules.keep(Rule::SeatsNamed));
         if matches!(kind, Kind::ProbeReply(_) | Kind::AppendAck(_) | Kind::SnapshotAck(_) | Kind::Refused(_)) {
             if here {
                 self.on_answer(env, from, term, kind, out);
@@ -329,16 +347,21 @@ impl Slot {
         let answer = if !here {
             let reason = if to.since > self.placement().version { Reason::NotYet } else { Reason::NoSeat };
             refused(reason, self.seen_term)
-        } else if term < self.seen_term {
+        } else if term < self.seen_term && rules.keep(Rule::RefusesLowerTerm) {
             refused(Reason::HigherTerm, self.seen_term)
         } else {
             if term > self.seen_term {
                 self.seen_term = term;
-                self.step_down(term, out);
+                if rules.keep(Rule::StopsAtHigherTerm) {
+                    self.step_down(term, out);
+                }
             }
             match &mut self.replica {
                 // A leader here has this very term: there is no other primary of it, so this can't be for us.
-                Some(replica) if self.leader.is_none() => replica.follow(&self.config, term, kind),
+                Some(replica) if self.leader.is_none() => {
+                    let obeyed = if rules.keep(Rule::RefusesLowerTerm) { term } else { self.seen_term };
+                    replica.follow(&self.config, obeyed, kind)
+                }
                 _ => return,
             }
         };
@@ -362,11 +385,13 @@ impl Slot {
             && Term(r.term) > self.seen_term
         {
             self.seen_term = Term(r.term);
-            self.step_down(self.seen_term, out);
+            if self.config.rules.keep(Rule::StopsAtHigherTerm) {
+                self.step_down(self.seen_term, out);
+            }
             return;
         }
         self.lead(env, out, |leader, replica, ctx, out| {
-            if leader.term() == term {
+            if leader.term() == term || !ctx.config.rules.keep(Rule::CountsItsTermOnly) {
                 leader.on_answer(from, kind, replica, ctx, out);
             }
         });
@@ -377,7 +402,7 @@ impl Slot {
             return;
         }
         if self.leader.is_none() || !env.in_contact() {
-            if let Some(leader) = &mut self.leader {
+            if let Some(leader) = self.leader.as_mut().filter(|_| self.config.rules.keep(Rule::StaysShut)) {
                 leader.shut(link);
             }
             refuse(link, self.config.slot, self.seen_term, self.placement(), &message, out);

@@ -2,8 +2,8 @@
 
 use roomring_proto::{Generation, Lsn, Seat, Term, v1};
 
-use super::Config;
 use super::log::{Log, Shown};
+use super::{Config, Rule};
 use crate::entry::Entry;
 use crate::room::{Applied, Rooms};
 
@@ -74,8 +74,12 @@ impl Replica {
             if prev < self.commit {
                 return probe_me();
             }
-            self.log.truncate_after(prev);
+            if config.rules.keep(Rule::DropsWhatPrimaryLacks) {
+                self.log.truncate_after(prev);
+            }
             self.synced_term = term;
+        } else if !config.rules.keep(Rule::TruncatesOnceATerm) {
+            self.log.truncate_after(prev);
         }
         for entry in append.entries {
             let Ok(entry) = Entry::try_from(entry) else { return probe_me() };
@@ -90,7 +94,8 @@ impl Replica {
             }
         }
         // In a synced term the whole log is the primary's, so its commit point holds for all of it.
-        self.apply_to(Lsn(append.commit).min(self.log.last()), |_, _| {});
+        let commit = if config.rules.keep(Rule::AppliesCommittedOnly) { Lsn(append.commit) } else { self.log.last() };
+        self.apply_to(commit.min(self.log.last()), |_, _| {});
         self.log.trim(config.retention, self.commit);
         v1::replication::Kind::AppendAck(v1::AppendAck { lsn: self.log.last().0 })
     }

@@ -11,7 +11,7 @@ use v1::router_message::Kind as FromRouter;
 
 use super::leader::Leader;
 use super::replica::Replica;
-use super::{Ctx, LinkId, Output, log};
+use super::{Ctx, LinkId, Output, Rule, Rules, log};
 use crate::entry::{Body, Client, Entry, Publish};
 use crate::room::{Applied, Number, Room};
 
@@ -118,9 +118,10 @@ impl Leader {
     ) {
         self.known.insert(link);
         match message {
-            FromRouter::Attach(attach) => self.on_attach(link, attach, out),
+            FromRouter::Attach(attach) => self.on_attach(link, attach, ctx, out),
             message
-                if !self.is_promoted() || (matches!(message, FromRouter::Publish(_)) && !self.open.contains(&link)) =>
+                if (!self.is_promoted() && ctx.config.rules.keep(Rule::SilentUntilPromoted))
+                    || (matches!(message, FromRouter::Publish(_)) && !self.open.contains(&link)) =>
             {
                 refuse(link, ctx.config.slot, self.term(), ctx.placement(), &message, out);
             }
@@ -137,8 +138,8 @@ impl Leader {
         }
     }
 
-    fn on_attach(&mut self, link: LinkId, attach: v1::Attach, out: &mut Vec<Output>) {
-        if attach.term_seen > self.term().0 {
+    fn on_attach(&mut self, link: LinkId, attach: v1::Attach, ctx: &Ctx<'_>, out: &mut Vec<Output>) {
+        if attach.term_seen > self.term().0 && ctx.config.rules.keep(Rule::RefusesAsStale) {
             out.push(attach_refused(link, &attach, self.term(), Reason::Stale, "a later term was seen"));
             return;
         }
@@ -218,7 +219,8 @@ impl Leader {
                     ..Default::default()
                 },
                 (None, Some(room)) => {
-                    let Some(answer) = position(wanted, room, replica.log.base(), &mut replays) else {
+                    let Some(answer) = position(wanted, room, replica.log.base(), &mut replays, ctx.config.rules)
+                    else {
                         let text = format!("room {} is further at the router", wanted.room);
                         out.push(attach_refused(held.link, &held.attach, self.term(), Reason::Stale, &text));
                         return;
@@ -396,7 +398,7 @@ impl Leader {
         out: &mut Vec<Output>,
     ) {
         let number = publish.number;
-        match self.take_publish(link, publish, replica, ctx) {
+        match self.take_publish(link, publish, replica, ctx, out) {
             Ok(None) => {}
             Ok(Some((epoch, seq, duplicate))) => {
                 out.push(published(&Answer { link, number, duplicate }, ctx.config.slot.0, self.term(), epoch, seq));
@@ -412,17 +414,21 @@ impl Leader {
         publish: v1::Publish,
         replica: &mut Replica,
         ctx: &Ctx<'_>,
+        out: &mut Vec<Output>,
     ) -> Result<Option<(Epoch, Seq, bool)>, v1::Refusal> {
         let Some(router) = ctx.links.get(&link).copied() else { return Ok(None) };
-        if publish.generation != 0 && publish.generation != replica.generation.0 {
+        let rules = ctx.config.rules;
+        let other = publish.generation != 0 && publish.generation != replica.generation.0;
+        if other && rules.keep(Rule::ChecksGeneration) {
             return Err(refusal(Reason::OtherGeneration, "the slot was recreated since"));
         }
+        let known = rules.keep(Rule::KnowsNumbers);
         match replica.rooms.number(router, publish.number) {
-            Number::Done { epoch, seq, duplicate } => return Ok(Some((epoch, seq, duplicate))),
-            Number::Settled => return Err(refusal(Reason::BadRequest, "the number was settled before")),
-            Number::Unknown => {}
+            Number::Done { epoch, seq, duplicate } if known => return Ok(Some((epoch, seq, duplicate))),
+            Number::Settled if known => return Err(refusal(Reason::BadRequest, "the number was settled before")),
+            Number::Done { .. } | Number::Settled | Number::Unknown => {}
         }
-        if let Some(lsn) = self.tail.number(router, publish.number) {
+        if let Some(lsn) = self.tail.number(router, publish.number).filter(|_| known) {
             self.answer_at(lsn, Answer { link, number: publish.number, duplicate: false });
             return Ok(None);
         }
@@ -437,7 +443,7 @@ impl Leader {
         if self.tail.bytes() > UNCOMMITTED_BYTES {
             return Err(refusal(Reason::Busy, "too much waits for the replicas"));
         }
-        if ctx.record.in_sync.len() < ctx.env.min_in_sync as usize {
+        if ctx.record.in_sync.len() < ctx.env.min_in_sync as usize && rules.keep(Rule::MinInSync) {
             return Err(refusal(Reason::Busy, "fewer replicas are in sync than min_in_sync asks for"));
         }
         let room = RoomId::new(&publish.room).map_err(|e| refusal(Reason::BadRequest, &e.to_string()))?;
@@ -457,13 +463,29 @@ impl Leader {
                 .map_err(|e| refusal(Reason::Limit, &e.to_string()))?;
         }
         self.ensure_room(&publish.room, replica, ctx)?;
-        let Some((_, seq)) = self.tail.room(&room, replica, |l| epoch(ctx, replica, l)) else {
+        let Some((epoch, mut seq)) = self.tail.room(&room, replica, |l| epoch(ctx, replica, l)) else {
             return Err(refusal(Reason::Busy, "the room is being removed"));
         };
+        if let Some(committed) = replica.rooms.get(room.as_str()).filter(|_| !rules.keep(Rule::CountsTailInSeq)) {
+            seq = committed.seq();
+        }
+        let seq = seq.next();
+        if !rules.keep(Rule::RemembersFromLog) {
+            replica.rooms.remember_early(router, publish.number, epoch, seq);
+        }
+        if !rules.keep(Rule::AcksOnceCommitted) {
+            out.push(published(
+                &Answer { link, number: publish.number, duplicate: false },
+                ctx.config.slot.0,
+                self.term(),
+                epoch,
+                seq,
+            ));
+        }
         let body = Body::Publish {
             room,
             publish: Publish {
-                seq: seq.next(),
+                seq,
                 data: publish.data,
                 info: publish.info.map(Into::into),
                 id: publish.id,
@@ -474,7 +496,18 @@ impl Leader {
         };
         let lsn = self.append(body, replica, ctx);
         self.answer_at(lsn, Answer { link, number: publish.number, duplicate: false });
+        if let Some(entry) = replica.log.get(lsn).filter(|_| !rules.keep(Rule::DeliversOnceCommitted)) {
+            self.show_early(entry, epoch, ctx, out);
+        }
         Ok(None)
+    }
+
+    /// Delivers what is not committed yet: what [`Rule::DeliversOnceCommitted`] forbids.
+    fn show_early(&self, entry: &Entry, epoch: Epoch, ctx: &Ctx<'_>, out: &mut Vec<Output>) {
+        let Body::Publish { room, publish } = &entry.body else { return };
+        let event = v1::Event { kind: Some(v1::event::Kind::Publication(publication(entry, publish))) };
+        let shown = Shown { runs: vec![(room.clone(), epoch, vec![event])], answers: Vec::new() };
+        shown.send(&self.attached, self.term(), ctx, out);
     }
 
     fn answer_at(&mut self, lsn: Lsn, answer: Answer) {
@@ -607,6 +640,7 @@ fn position(
     room: &Room,
     log_base: Lsn,
     replays: &mut BTreeMap<String, Vec<v1::Event>>,
+    rules: Rules,
 ) -> Option<v1::RoomAttached> {
     let mut answer = v1::RoomAttached {
         room: wanted.room.clone(),
@@ -617,11 +651,11 @@ fn position(
     };
     let Some(epoch) = wanted.epoch.map(Epoch::from) else { return Some(answer) };
     if epoch != room.epoch() {
-        answer.gap = true;
+        answer.gap = rules.keep(Rule::TellsGap);
         return (epoch.uid != room.epoch().uid || epoch < room.epoch()).then_some(answer);
     }
     if Seq(wanted.seq) > room.seq() || Lsn(wanted.lsn) > room.lsn() {
-        return None;
+        return (!rules.keep(Rule::RefusesAsStale)).then_some(answer);
     }
     let replay = if Lsn(wanted.lsn) == room.lsn() || Lsn(wanted.lsn) >= log_base {
         Some(replays.remove(&wanted.room).unwrap_or_default())
@@ -634,7 +668,7 @@ fn position(
             answer.lsn = wanted.lsn;
             answer.replay = replay;
         }
-        None => answer.gap = true,
+        None => answer.gap = rules.keep(Rule::TellsGap),
     }
     Some(answer)
 }

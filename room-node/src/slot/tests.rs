@@ -86,6 +86,7 @@ impl World {
             // Little, so that snapshots are needed.
             retention: Retention { bytes: 600, age: Duration::from_secs(60) },
             presence_grace: Duration::from_secs(10),
+            rules: Rules::default(),
         };
         let mut world = Self {
             placements: vec![placement],

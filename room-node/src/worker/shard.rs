@@ -11,7 +11,7 @@ use roomring_control::placement::{Placement, SlotRecord};
 use roomring_proto::v1::node_message::Kind as NodeKind;
 use roomring_proto::{Incarnation, PlacementRef, Seat, SlotId, Term, Uid, Version, v1};
 
-use crate::slot::{self, Env, Input, LinkId, Output, Slot};
+use crate::slot::{self, Env, Input, LinkId, Output, Rules, Slot};
 
 /// Which slots are a worker's: those whose number leaves `index` when divided by `of`.
 #[derive(Debug, Clone, Copy)]
@@ -80,6 +80,7 @@ pub enum Event {
 pub struct Shard {
     part: Part,
     me: Incarnation,
+    rules: Rules,
     placement: Option<Arc<Placement>>,
     contact: Option<Time>,
     slots: BTreeMap<SlotId, Held>,
@@ -104,6 +105,7 @@ impl Shard {
         Self {
             part,
             me,
+            rules: Rules::default(),
             placement: None,
             contact: None,
             slots: BTreeMap::new(),
@@ -229,6 +231,7 @@ impl Shard {
                 limits: settings.rooms.clone(),
                 retention: settings.retention,
                 presence_grace: settings.presence_grace,
+                rules: self.rules,
             });
             self.slots.insert(id, Held { slot, seat, deadline: None });
         } else {

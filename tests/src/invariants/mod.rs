@@ -10,10 +10,13 @@ pub mod eventually_serves;
 pub mod ids_equal_log;
 pub mod in_sync_holds_committed;
 pub mod in_sync_non_empty;
+pub mod leads_highest_seen;
+pub mod min_in_sync_held;
 pub mod no_ack_after_recreate;
 pub mod one_primary_per_term;
 pub mod progress_matches_seat;
 pub mod publish_at_most_once;
+pub mod publisher_order;
 pub mod router_never_goes_back;
 pub mod same_term_same_log;
 pub mod seat_never_reused;
@@ -25,8 +28,8 @@ use stateright::Property;
 
 use crate::model::{Said, SlotModel, World};
 
-/// Judged at every write.
-pub const SEAT_NEVER_REUSED: &str = "SeatNeverReused";
+const ONE_PRIMARY_PER_TERM: &str = "OnePrimaryPerTerm";
+const SEAT_NEVER_REUSED: &str = "SeatNeverReused";
 
 /// Judged at every message, and when a primary proposes.
 pub const SILENT_UNTIL_PROMOTED: &str = "SilentUntilPromoted";
@@ -34,6 +37,10 @@ pub const SILENT_UNTIL_PROMOTED: &str = "SilentUntilPromoted";
 /// Judged at every input too.
 pub const COMMITTED_NEVER_TRUNCATED: &str = "CommittedNeverTruncated";
 
+/// Judged at every input.
+pub const MIN_IN_SYNC_HELD: &str = "MinInSyncHeld";
+
+const ROUTER_NEVER_GOES_BACK: &str = "RouterNeverGoesBack";
 const ACKED_IMPLIES_COMMITTED: &str = "AckedImpliesCommitted";
 const DELIVERED_IMPLIES_COMMITTED: &str = "DeliveredImpliesCommitted";
 const NO_ACK_AFTER_RECREATE: &str = "NoAckAfterRecreate";
@@ -42,8 +49,9 @@ type Holds = fn(&SlotModel, &World) -> bool;
 type Judge = fn(&World, &Said<'_>) -> bool;
 
 /// What holds of states.
-const OF_STATES: [(&str, Holds); 13] = [
-    ("OnePrimaryPerTerm", |_, w| one_primary_per_term::holds(w)),
+const OF_STATES: [(&str, Holds); 16] = [
+    (ONE_PRIMARY_PER_TERM, |_, w| one_primary_per_term::holds(w) && w.broken() != Some(ONE_PRIMARY_PER_TERM)),
+    (SILENT_UNTIL_PROMOTED, |m, w| silent_until_promoted::holds(m, w) && w.broken() != Some(SILENT_UNTIL_PROMOTED)),
     ("SameTermSameLog", |_, w| same_term_same_log::holds(w)),
     ("InSyncHoldsCommitted", |_, w| in_sync_holds_committed::holds(w)),
     ("WaitSetCoversInSync", |_, w| wait_set_covers_in_sync::holds(w)),
@@ -55,16 +63,19 @@ const OF_STATES: [(&str, Holds); 13] = [
     ("EpochSeqUnique", |_, w| epoch_seq_unique::holds(w)),
     ("PublishAtMostOnce", |_, w| publish_at_most_once::holds(w)),
     ("InSyncNonEmpty", |_, w| in_sync_non_empty::holds(w)),
-    ("RouterNeverGoesBack", |_, w| router_never_goes_back::holds(w)),
+    ("PublisherOrder", |_, w| publisher_order::holds(w)),
+    ("LeadsHighestSeen", |_, w| leads_highest_seen::holds(w)),
+    (ROUTER_NEVER_GOES_BACK, |_, w| router_never_goes_back::holds(w) && w.broken() != Some(ROUTER_NEVER_GOES_BACK)),
     ("AckedSurvives", |_, w| acked_survives::holds(w)),
     ("EventuallyServes", eventually_serves::holds),
 ];
 
 /// What holds of everything said to a router.
-const OF_WORDS: [(&str, Judge); 4] = [
+const OF_WORDS: [(&str, Judge); 5] = [
     (ACKED_IMPLIES_COMMITTED, acked_implies_committed::judge),
     (DELIVERED_IMPLIES_COMMITTED, delivered_implies_committed::judge),
     (NO_ACK_AFTER_RECREATE, no_ack_after_recreate::judge),
+    (ROUTER_NEVER_GOES_BACK, router_never_goes_back::judge),
     (SILENT_UNTIL_PROMOTED, silent_until_promoted::judge),
 ];
 
@@ -78,9 +89,12 @@ pub fn broken(model: &SlotModel, world: &World) -> Option<&'static str> {
     world.broken().or_else(|| OF_STATES.iter().find(|(_, holds)| !holds(model, world)).map(|(name, _)| *name))
 }
 
-/// Whether a write keeps [`SEAT_NEVER_REUSED`].
-pub fn write_holds(before: &Placement, after: &Placement) -> bool {
-    seat_never_reused::judge(before, after)
+/// The rule that a write breaks.
+pub fn judge_write(before: &Placement, after: &Placement) -> Option<&'static str> {
+    if !seat_never_reused::judge(before, after) {
+        return Some(SEAT_NEVER_REUSED);
+    }
+    (!one_primary_per_term::judge(before, after)).then_some(ONE_PRIMARY_PER_TERM)
 }
 
 /// For the model checker.
@@ -91,7 +105,7 @@ pub fn properties() -> Vec<Property<SlotModel>> {
             w.broken() != Some(DELIVERED_IMPLIES_COMMITTED)
         }),
         Property::<SlotModel>::always(NO_ACK_AFTER_RECREATE, |_, w| w.broken() != Some(NO_ACK_AFTER_RECREATE)),
-        Property::<SlotModel>::always(SILENT_UNTIL_PROMOTED, |_, w| w.broken() != Some(SILENT_UNTIL_PROMOTED)),
+        Property::<SlotModel>::always(MIN_IN_SYNC_HELD, |_, w| w.broken() != Some(MIN_IN_SYNC_HELD)),
         Property::<SlotModel>::always(SEAT_NEVER_REUSED, |_, w| w.broken() != Some(SEAT_NEVER_REUSED)),
     ];
     let states = OF_STATES.iter().map(|(name, holds)| Property::<SlotModel>::always(name, *holds));

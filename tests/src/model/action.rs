@@ -28,6 +28,8 @@ pub enum Action {
     Restart(u64),
     /// The stream that the first opened to the second ends; what is under way on it is lost. It is opened again at once.
     Break(Incarnation, Incarnation),
+    /// The oldest message that was under way on a stream from the first to the second when it ended arrives.
+    Late(Incarnation, Incarnation),
     /// A registered process becomes a member if it is none, and gets a learner's seat if it has none.
     Admit(Incarnation),
     /// A proposal of a primary reaches etcd. Nobody learns of its outcome but by a later view.

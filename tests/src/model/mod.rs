@@ -25,6 +25,7 @@ pub use router::{Outcome, ROOM, ROUTER, Router};
 pub use shared::Shared;
 pub use world::{Process, Said, World};
 
+use roomring_node::slot::Rules;
 use stateright::{Model, Property};
 
 use crate::invariants;
@@ -60,6 +61,13 @@ pub struct Bounds {
     pub remove: bool,
     /// The slot may be recreated.
     pub recreate: bool,
+    /// What is under way on a stream that ends may still arrive, out of turn.
+    pub linger: bool,
+    /// The router may attach by a placement before the newest that it has seen, as another router would that a client
+    /// comes to.
+    pub attach_behind: bool,
+    /// In-sync seats without which publishes wait.
+    pub min_in_sync: u32,
     /// Bytes of log that are kept once applied.
     pub kept_bytes: usize,
     /// One state in so many is run on without further trouble, to see that it comes to serve.
@@ -83,6 +91,9 @@ impl Default for Bounds {
             switch: false,
             remove: false,
             recreate: false,
+            linger: false,
+            attach_behind: false,
+            min_in_sync: 1,
             kept_bytes: 1 << 20,
             calm_one_in: 0,
         }
@@ -111,6 +122,14 @@ impl SlotModel {
             world = world.step(self, *action).unwrap_or_else(|| panic!("{action:?} cannot happen"));
         }
         world.unbounded()
+    }
+
+    /// The slot's rules.
+    pub(super) fn rules(&self) -> Rules {
+        match self.mutant {
+            Some(Mutant::Slot(rule)) => Rules::without(rule),
+            _ => Rules::default(),
+        }
     }
 
     pub(crate) fn has(&self, mutant: Mutant) -> bool {

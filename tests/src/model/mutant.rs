@@ -1,6 +1,8 @@
-//! The rules as switches. Each is turned off at the edge of a slot, by what it is told or by what becomes of its words.
+//! The rules as switches: those inside a slot are turned off there, the others here, where the placement is written, time
+//! passes, processes start, and the router speaks.
 
 use roomring_control::placement::{Placement, SlotRecord};
+use roomring_node::slot::Rule;
 use roomring_proto::Version;
 
 use super::SlotModel;
@@ -9,6 +11,8 @@ use super::action::Action;
 /// A rule that is off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Mutant {
+    /// One of the slot's own.
+    Slot(Rule),
     /// A primary acknowledges however old its contact is.
     ContactIgnored,
     /// The slot is recreated while processes of the in-sync set may still have contact.
@@ -17,32 +21,22 @@ pub enum Mutant {
     RecreateUnsettled,
     /// A recreated slot keeps its generation.
     GenerationKept,
+    /// A recreated slot keeps its term.
+    RecreateKeepsTerm,
     /// A switch keeps the term.
     TermKept,
+    /// An eviction of the primary keeps the term.
+    EvictKeepsTerm,
     /// A process that starts again keeps its incarnation.
     IncarnationKept,
     /// A process that is given a seat again gets its old one.
     SeatReused,
     /// The last copy is evicted, and a learner takes its place.
     LastCopyEvicted,
-    /// A learner goes in sync whatever it holds.
-    IntoSyncUnready,
+    /// A learner goes in sync that no primary proposed.
+    IntoSyncUnasked,
     /// A proposal lands on a later placement than its base.
     BaseIgnored,
-    /// A proposed seat's acknowledgement is not waited for.
-    ProposedNotWaited,
-    /// An in-sync seat is left out by the primary on its own.
-    InSyncLeftOut,
-    /// A new primary takes its tail for committed.
-    PromotionAlone,
-    /// A replica obeys a lower term.
-    LowerTermTaken,
-    /// An acknowledgement of an older term counts.
-    OtherTermCounts,
-    /// A replica answers for a seat that it does not hold, and the answer counts.
-    OtherSeatCounts,
-    /// A snapshot does not carry the numbers of publishes.
-    SnapshotWithoutNumbers,
     /// A publish that is sent again has another number.
     NumbersNotKept,
     /// A publish that is sent again does not say for which generation it is.
@@ -53,28 +47,26 @@ pub enum Mutant {
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Self; 20] = [
-        Self::ContactIgnored,
-        Self::RecreateOnSuspicion,
-        Self::RecreateUnsettled,
-        Self::GenerationKept,
-        Self::TermKept,
-        Self::IncarnationKept,
-        Self::SeatReused,
-        Self::LastCopyEvicted,
-        Self::IntoSyncUnready,
-        Self::BaseIgnored,
-        Self::ProposedNotWaited,
-        Self::InSyncLeftOut,
-        Self::PromotionAlone,
-        Self::LowerTermTaken,
-        Self::OtherTermCounts,
-        Self::OtherSeatCounts,
-        Self::SnapshotWithoutNumbers,
-        Self::NumbersNotKept,
-        Self::GenerationNotSent,
-        Self::PositionNotSent,
-    ];
+    pub fn all() -> impl Iterator<Item = Self> {
+        const AROUND: [Mutant; 15] = [
+            Mutant::ContactIgnored,
+            Mutant::RecreateOnSuspicion,
+            Mutant::RecreateUnsettled,
+            Mutant::GenerationKept,
+            Mutant::RecreateKeepsTerm,
+            Mutant::TermKept,
+            Mutant::EvictKeepsTerm,
+            Mutant::IncarnationKept,
+            Mutant::SeatReused,
+            Mutant::LastCopyEvicted,
+            Mutant::IntoSyncUnasked,
+            Mutant::BaseIgnored,
+            Mutant::NumbersNotKept,
+            Mutant::GenerationNotSent,
+            Mutant::PositionNotSent,
+        ];
+        Rule::ALL.into_iter().map(Self::Slot).chain(AROUND)
+    }
 }
 
 /// Makes a write break the placement's rule that is off.
@@ -82,7 +74,9 @@ pub(super) fn spoil(model: &SlotModel, action: Action, before: &SlotRecord, next
     let version = next.version;
     let record = &mut next.slots[0];
     match (model.mutant, action) {
-        (Some(Mutant::TermKept), Action::Switch(_)) => record.term = before.term,
+        (Some(Mutant::TermKept), Action::Switch(_))
+        | (Some(Mutant::EvictKeepsTerm), Action::Evict(_))
+        | (Some(Mutant::RecreateKeepsTerm), Action::Recreate(_)) => record.term = before.term,
         (Some(Mutant::GenerationKept), Action::Recreate(_)) => record.generation = before.generation,
         (Some(Mutant::SeatReused), Action::Admit(_)) => {
             for seat in record.learners.iter_mut().filter(|s| s.since == version) {

@@ -93,6 +93,21 @@ impl Router {
         self.resent
     }
 
+    /// The attach that it sent last.
+    pub fn attach_id(&self) -> u64 {
+        self.links
+    }
+
+    /// The highest term it knows of.
+    pub fn term_seen(&self) -> Term {
+        self.term_seen
+    }
+
+    /// What it has delivered: epoch, sequence and lsn.
+    pub fn position(&self) -> Option<(Epoch, u64, u64)> {
+        self.position
+    }
+
     /// What it was told took it back, or left a hole that it was not told of.
     pub fn is_taken_back(&self) -> bool {
         self.taken_back

@@ -1,18 +1,20 @@
 //! How one state follows from another.
 
+use std::time::Duration;
+
+use roomring_control::clock::Time;
 use roomring_control::placement::Change;
 use roomring_node::slot::{Env, Input, Output, Slot};
-use roomring_proto::{Generation, Incarnation, Lsn, Seat, Term, Version, v1};
-use v1::replication::Kind;
+use roomring_proto::{Incarnation, Lsn, Seat, Version, v1};
 
 use super::action::{Action, Ready};
 use super::register::{SLOT, member};
 use super::router::{Off, ROUTER};
 use super::shared::Shared;
-use super::streams::{Item, is_answer};
-use super::world::{Said, World};
+use super::streams::Item;
+use super::world::{Process, Said, World};
 use super::{Mutant, SlotModel};
-use crate::invariants;
+use crate::invariants::{self, silent_until_promoted};
 
 impl World {
     /// The state after `action`; `None` if it cannot happen here, or changes nothing.
@@ -40,9 +42,13 @@ impl World {
             Action::Restart(node) => self.restart(model, node),
             Action::Break(opener, other) => {
                 self.used.breaks += 1;
-                self.streams.lose(opener, other)
+                self.streams.lose(opener, other, model.bounds.linger)
                     && self.input(model, opener, Input::PeerDown(other), false)
                     && self.input(model, opener, Input::PeerUp(other), false)
+            }
+            Action::Late(opener, other) => {
+                let Some(message) = self.streams.late(opener, other) else { return false };
+                self.input(model, other, Input::Peer((*message).clone()), false)
             }
             Action::Publish => {
                 self.used.publishes += 1;
@@ -181,41 +187,50 @@ impl World {
         }
         let Some(mut next) = self.register.next(&changes) else { return false };
         super::mutant::spoil(model, action, self.register.record(), &mut next);
-        if !invariants::write_holds(self.register.latest(), &next) && self.broken.is_none() {
-            self.broken = Some(invariants::SEAT_NEVER_REUSED);
-        }
+        self.broken = self.broken.or(invariants::judge_write(self.register.latest(), &next));
         self.register.write(next);
         true
     }
 
     /// Lets a process take an input. False if it is dead.
-    pub(super) fn input(&mut self, model: &SlotModel, process: Incarnation, mut input: Input, due: bool) -> bool {
+    pub(super) fn input(&mut self, model: &SlotModel, process: Incarnation, input: Input, due: bool) -> bool {
         let Some(p) = self.processes.get(&process) else { return false };
         let mut slot = Slot::clone(&p.slot);
         let now = if due { Self::due() } else { Self::now() };
-        let fresh = p.contact.is_some() || model.has(Mutant::ContactIgnored);
-        let env = Env {
-            now,
-            wall_ms: 1_000_000,
-            contact: fresh.then_some(now),
-            fence_after: std::time::Duration::from_secs(60),
-            min_in_sync: 1,
-        };
-        let restore = alter(model, &slot, &mut input);
-        let before = slot.held().map(|h| (h.seat(), h.commit()));
+        let env = Self::env_at(now, model, p);
+        let before = slot.held().map(|h| (h.seat(), h.commit(), h.last()));
         let mut out = Vec::new();
         slot.handle(&env, input, &mut out);
-        forge(model, &env, &mut slot, &mut out);
         slot.blur(Self::due());
         let slot = Shared::new(slot);
         if let Some(p) = self.processes.get_mut(&process) {
             p.slot = slot.clone();
         }
-        self.learn(&slot, before);
+        self.learn(&slot, before.map(|(seat, commit, _)| (seat, commit)));
+        let last = before.map_or(Lsn(0), |(_, _, last)| last);
+        if !invariants::min_in_sync_held::judge(&slot, last, model.bounds.min_in_sync) {
+            self.broken = self.broken.or(Some(invariants::MIN_IN_SYNC_HELD));
+        }
         for output in out {
-            self.carry(process, &slot, output, restore);
+            self.carry(process, &slot, output);
         }
         true
+    }
+
+    /// The world as a process meets it.
+    pub fn env(&self, model: &SlotModel, process: &Process) -> Env {
+        Self::env_at(Self::now(), model, process)
+    }
+
+    fn env_at(now: Time, model: &SlotModel, process: &Process) -> Env {
+        let fresh = process.has_contact() || model.has(Mutant::ContactIgnored);
+        Env {
+            now,
+            wall_ms: 1_000_000,
+            contact: fresh.then_some(now),
+            fence_after: Duration::from_secs(60),
+            min_in_sync: model.bounds.min_in_sync,
+        }
     }
 
     /// Notes what was committed.
@@ -228,25 +243,23 @@ impl World {
         self.ghost.learn(held, from);
     }
 
-    fn carry(&mut self, process: Incarnation, slot: &Slot, output: Output, restore: Option<Original>) {
+    fn carry(&mut self, process: Incarnation, slot: &Slot, output: Output) {
         match output {
             Output::Peer { to, mut message } => {
                 message.placement = None;
-                if let Some(original) = restore.filter(|_| is_answer(&message)) {
-                    (message.term, message.generation, message.from) = original;
-                }
                 self.streams.send(process, to, message);
             }
             Output::Router { link, message } => {
                 if let (Some(said), None) = (&message.kind, self.broken) {
-                    self.broken = invariants::judge(self, &Said { process, slot, message: said });
+                    let is_current = self.router.link == Some((process, link));
+                    self.broken = invariants::judge(self, &Said { process, slot, message: said, is_current });
                 }
                 if self.router.link == Some((process, link)) {
                     self.router.inbox.push_back(Shared::new(message));
                 }
             }
             Output::Ready { seat, term, base, .. } => {
-                if slot.led().is_none_or(|led| !led.is_promoted()) {
+                if !silent_until_promoted::is_promoted(slot) {
                     self.broken = self.broken.or(Some(invariants::SILENT_UNTIL_PROMOTED));
                 }
                 self.ready.insert(Ready { seat, term, base });
@@ -261,7 +274,9 @@ impl World {
             self.ready.retain(|r| r.base == latest);
         }
         let behind = self.processes.values().map(|p| p.view().next()).min().unwrap_or(latest);
-        self.register.forget_before(behind.min(self.router.view).min(latest));
+        if !model.bounds.attach_behind {
+            self.register.forget_before(behind.min(self.router.view).min(latest));
+        }
         let processes = &self.processes;
         self.streams.forget(|i| processes.contains_key(&i));
     }
@@ -270,6 +285,7 @@ impl World {
     pub(super) fn actions(&self, model: &SlotModel, actions: &mut Vec<Action>) {
         let (bounds, used) = (&model.bounds, &self.used);
         let latest = self.register.latest().version;
+        actions.extend(self.streams.lingering().map(|(opener, other)| Action::Late(opener, other)));
         actions.extend(self.streams.busy().map(|(opener, other, back)| Action::Deliver { opener, other, back }));
         if !self.router.inbox.is_empty() {
             actions.push(Action::Hear);
@@ -301,7 +317,8 @@ impl World {
         }
         if used.attaches < bounds.attaches {
             let at_rest = |v| v == self.router.view.0 && self.router.is_at_rest();
-            let versions = (self.router.view.0..=latest.0).filter(|v| !at_rest(*v));
+            let oldest = if bounds.attach_behind { 1 } else { self.router.view.0 };
+            let versions = (oldest..=latest.0).filter(|v| !at_rest(*v));
             actions.extend(versions.map(|v| Action::Attach(Version(v))));
         }
         if used.writes < bounds.writes {
@@ -312,7 +329,7 @@ impl World {
     fn writes(&self, model: &SlotModel, actions: &mut Vec<Action>) {
         let (bounds, record) = (&model.bounds, self.register.record());
         actions.extend(self.ready.iter().map(|r| Action::Land(*r)));
-        if model.has(Mutant::IntoSyncUnready) {
+        if model.has(Mutant::IntoSyncUnasked) {
             let base = self.register.latest().version;
             actions.extend(
                 record.learners.iter().map(|seat| Action::Land(Ready { seat: *seat, term: record.term, base })),
@@ -341,76 +358,10 @@ impl World {
     }
 }
 
-/// Term, generation and sender that an answer would have had.
-type Original = (u64, u64, Option<v1::SeatRef>);
-
 fn off(model: &SlotModel) -> Off {
     Off {
         position: model.has(Mutant::PositionNotSent),
         generation: model.has(Mutant::GenerationNotSent),
         numbers: model.has(Mutant::NumbersNotKept),
-    }
-}
-
-/// Makes a message pass a check that is off. The answer is to look as if nothing had been done.
-fn alter(model: &SlotModel, slot: &Slot, input: &mut Input) -> Option<Original> {
-    let Input::Peer(message) = input else { return None };
-    let original = (message.term, message.generation, message.to);
-    let held = slot.held();
-    if is_answer(message) {
-        let led = slot.led()?;
-        if model.has(Mutant::OtherTermCounts) {
-            message.term = led.term().0;
-        }
-        if model.has(Mutant::OtherSeatCounts) {
-            let from = Seat::from(message.from?);
-            let (_, record) = slot.view()?;
-            message.from = record.seat_of(from.incarnation).map(Into::into).or(message.from);
-        }
-        return None;
-    }
-    if model.has(Mutant::LowerTermTaken) {
-        message.term = message.term.max(slot.seen_term().0);
-    }
-    if model.has(Mutant::OtherSeatCounts)
-        && let Some(held) = held
-    {
-        message.to = Some(held.seat().into());
-        message.generation = held.generation().0;
-    }
-    if let (true, Some(Kind::Snapshot(part))) = (model.has(Mutant::SnapshotWithoutNumbers), &mut message.kind)
-        && let Some(state) = &mut part.state
-    {
-        state.routers.clear();
-    }
-    (model.has(Mutant::LowerTermTaken) || model.has(Mutant::OtherSeatCounts)).then_some(original)
-}
-
-/// Gives a primary the acknowledgements that a rule which is off does not wait for.
-fn forge(model: &SlotModel, env: &Env, slot: &mut Slot, out: &mut Vec<Output>) {
-    let Some((led, held)) = slot.led().zip(slot.held()) else { return };
-    let Some((_, record)) = slot.view() else { return };
-    let others = record.in_sync.iter().copied().filter(|s| *s != record.primary);
-    let seats: Vec<Seat> = match model.mutant {
-        Some(Mutant::ProposedNotWaited) => {
-            led.waits_for().into_iter().filter(|s| !record.in_sync.contains(s)).collect()
-        }
-        Some(Mutant::PromotionAlone) if !led.is_promoted() => others.collect(),
-        Some(Mutant::InSyncLeftOut) => others.collect(),
-        _ => return,
-    };
-    let lsn = held.last().0;
-    let (generation, term, to): (Generation, Term, Seat) = (held.generation(), led.term(), held.seat());
-    for from in seats {
-        let message = v1::Replication {
-            slot: SLOT.0,
-            generation: generation.0,
-            term: term.0,
-            from: Some(from.into()),
-            to: Some(to.into()),
-            placement: None,
-            kind: Some(Kind::AppendAck(v1::AppendAck { lsn })),
-        };
-        slot.handle(env, Input::Peer(message), out);
     }
 }

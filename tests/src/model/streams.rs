@@ -24,19 +24,23 @@ pub(super) struct Stream {
 
 /// All streams, by opener and other end.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
-pub(super) struct Streams(BTreeMap<(Incarnation, Incarnation), Stream>);
+pub(super) struct Streams {
+    open: BTreeMap<(Incarnation, Incarnation), Stream>,
+    /// Of streams that ended: what the other end may still read.
+    late: BTreeMap<(Incarnation, Incarnation), VecDeque<Shared<v1::Replication>>>,
+}
 
 impl Streams {
     /// Opens a stream.
     pub(super) fn open(&mut self, opener: Incarnation, other: Incarnation) {
-        self.0.insert((opener, other), Stream::default());
+        self.open.insert((opener, other), Stream::default());
     }
 
     /// Puts a message on its way from `from` to `to`, if the stream it belongs on is there.
     pub(super) fn send(&mut self, from: Incarnation, to: Incarnation, message: v1::Replication) {
         let answer = is_answer(&message);
         let key = if answer { (to, from) } else { (from, to) };
-        if let Some(stream) = self.0.get_mut(&key) {
+        if let Some(stream) = self.open.get_mut(&key) {
             let queue = if answer { &mut stream.back } else { &mut stream.to };
             queue.push_back(Item::Message(Shared::new(message)));
         }
@@ -44,18 +48,18 @@ impl Streams {
 
     /// Takes the oldest item of one direction.
     pub(super) fn take(&mut self, opener: Incarnation, other: Incarnation, back: bool) -> Option<Item> {
-        let stream = self.0.get_mut(&(opener, other))?;
+        let stream = self.open.get_mut(&(opener, other))?;
         let item = if back { stream.back.pop_front() } else { stream.to.pop_front() };
         if item == Some(Item::End) {
-            self.0.remove(&(opener, other));
+            self.open.remove(&(opener, other));
         }
         item
     }
 
     /// What a process sent before it died still arrives; what is sent to it does not.
     pub(super) fn crash(&mut self, process: Incarnation) {
-        self.0.retain(|(opener, _), stream| *opener != process || !stream.to.is_empty());
-        for ((opener, other), stream) in &mut self.0 {
+        self.open.retain(|(opener, _), stream| *opener != process || !stream.to.is_empty());
+        for ((opener, other), stream) in &mut self.open {
             if *opener == process {
                 stream.back.clear();
             }
@@ -68,20 +72,44 @@ impl Streams {
 
     /// Drops streams of which neither end cares: the opener is dead and everything has arrived.
     pub(super) fn forget(&mut self, alive: impl Fn(Incarnation) -> bool) {
-        self.0.retain(|(opener, other), stream| alive(*opener) || (alive(*other) && !stream.to.is_empty()));
+        self.late.retain(|(_, other), _| alive(*other));
+        self.open.retain(|(opener, other), stream| alive(*opener) || (alive(*other) && !stream.to.is_empty()));
     }
 
-    /// Loses what is under way on a stream. False if nothing was.
-    pub(super) fn lose(&mut self, opener: Incarnation, other: Incarnation) -> bool {
-        let Some(stream) = self.0.get_mut(&(opener, other)) else { return false };
+    /// Takes the oldest message that lingers.
+    pub(super) fn late(&mut self, opener: Incarnation, other: Incarnation) -> Option<Shared<v1::Replication>> {
+        let queue = self.late.get_mut(&(opener, other))?;
+        let message = queue.pop_front();
+        if queue.is_empty() {
+            self.late.remove(&(opener, other));
+        }
+        message
+    }
+
+    /// Streams that ended, of which messages linger.
+    pub(super) fn lingering(&self) -> impl Iterator<Item = (Incarnation, Incarnation)> + '_ {
+        self.late.keys().copied()
+    }
+
+    /// Ends a stream: what is under way on it is lost, or lingers. False if nothing was.
+    pub(super) fn lose(&mut self, opener: Incarnation, other: Incarnation, linger: bool) -> bool {
+        let Some(stream) = self.open.get_mut(&(opener, other)) else { return false };
         let lost = !stream.to.is_empty() || !stream.back.is_empty();
-        *stream = Stream::default();
+        let ended = std::mem::take(stream);
+        let messages = ended.to.into_iter().filter_map(|item| match item {
+            Item::Message(message) => Some(message),
+            Item::End => None,
+        });
+        let messages: VecDeque<_> = messages.filter(|_| linger).collect();
+        if !messages.is_empty() {
+            self.late.entry((opener, other)).or_default().extend(messages);
+        }
         lost
     }
 
     /// Directions with something under way: opener, other end, towards the opener.
     pub(super) fn busy(&self) -> impl Iterator<Item = (Incarnation, Incarnation, bool)> + '_ {
-        self.0.iter().flat_map(|((opener, other), stream)| {
+        self.open.iter().flat_map(|((opener, other), stream)| {
             let to = (!stream.to.is_empty()).then_some((*opener, *other, false));
             to.into_iter().chain((!stream.back.is_empty()).then_some((*opener, *other, true)))
         })
@@ -90,7 +118,7 @@ impl Streams {
     /// Streams on which something is under way.
     pub(super) fn loaded(&self) -> impl Iterator<Item = (Incarnation, Incarnation)> + '_ {
         let loaded = |s: &Stream| !s.to.is_empty() || s.back.iter().any(|i| *i != Item::End);
-        self.0.iter().filter(move |(_, s)| loaded(s)).map(|(key, _)| *key)
+        self.open.iter().filter(move |(_, s)| loaded(s)).map(|(key, _)| *key)
     }
 }
 

@@ -50,6 +50,8 @@ pub struct Said<'a> {
     pub slot: &'a Slot,
     /// What.
     pub message: &'a v1::node_message::Kind,
+    /// On the link that the router listens to.
+    pub is_current: bool,
 }
 
 /// How much of the [`super::Bounds`] is used up.
@@ -121,6 +123,7 @@ impl World {
             limits: RoomLimits::default(),
             retention: Retention { bytes: model.bounds.kept_bytes, age: Duration::from_secs(3600) },
             presence_grace: Duration::from_secs(10),
+            rules: model.rules(),
         };
         let others: Vec<Incarnation> = self.processes.keys().copied().collect();
         self.processes.insert(process, Process { slot: Shared::new(Slot::new(config)), contact: None });
@@ -136,7 +139,10 @@ impl World {
         let mut ticks = 0;
         loop {
             let next = self.streams.busy().next();
-            if let Some((opener, other, back)) = next {
+            let late = self.streams.lingering().next();
+            if let Some((opener, other)) = late {
+                self.perform(model, Action::Late(opener, other));
+            } else if let Some((opener, other, back)) = next {
                 self.perform(model, Action::Deliver { opener, other, back });
             } else if !self.router.inbox.is_empty() {
                 self.perform(model, Action::Hear);
