@@ -2,6 +2,7 @@
 
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 CLIENTS := $(TARGET_DIR)/clients
+PEERS_DIR := $(TARGET_DIR)/peers
 CARGO := cargo
 # Flags for `roomctl dev`, e.g. ARGS="--nodes 5 --http 0.0.0.0:8000"
 ARGS :=
@@ -10,6 +11,10 @@ ARGS :=
 BUILD_PACKAGES := cc:build-essential protoc:protobuf-compiler /usr/include/google/protobuf/descriptor.proto:libprotobuf-dev
 TEST_PACKAGES = /usr/bin/etcd:etcd-server node:nodejs npm:npm chromium:chromium \
 	/usr/lib/python3*/ensurepip:python3-venv
+# nginx's modules lie where Debian puts them; so do the paths in tests/src/bin/bench/peers.
+BENCH_PACKAGES = /usr/bin/etcd:etcd-server /usr/sbin/nats-server:nats-server /usr/bin/redis-server:redis-server \
+	/usr/sbin/nginx:nginx /usr/lib/nginx/modules/ngx_nchan_module.so:libnginx-mod-nchan /usr/bin/node:nodejs npm:npm
+CENTRIFUGO := github.com/centrifugal/centrifugo/v6@v6.9.1
 
 .PHONY: help demo test soak bench-failover bench-false-evictions check fmt test-deps build-deps cargo clean sweep sim
 .DEFAULT_GOAL := help
@@ -53,6 +58,35 @@ bench-false-evictions: test-packages ## Keep every core busy for MINUTES=30 and 
 	$(CARGO) build --locked --release -p roomring-node -p roomring-router -p roomctl
 	$(CARGO) build --locked --release -p roomring-tests --bins
 	$(TARGET_DIR)/release/bench-false-evictions --minutes $(or $(MINUTES),30) $(ARGS)
+
+.PHONY: bench bench-growth bench-instructions bench-peers
+bench: bench-peers ## Cost of a delivery beside others, ROWS=1x1000,... PEERS=plain,... ARGS=--quick
+	$(CARGO) build --locked --release --workspace --bins
+	$(TARGET_DIR)/release/bench $(if $(ROWS),--rows $(ROWS)) $(if $(PEERS),--peers $(PEERS)) $(ARGS)
+
+bench-growth: bench-peers ## How the cost grows with members, rooms, routers and nodes
+	$(CARGO) build --locked --release --workspace --bins
+	$(TARGET_DIR)/release/bench --growth $(if $(ROWS),--rows $(ROWS)) $(ARGS)
+
+bench-instructions: build-deps ## Instructions and allocations of a message's path against those kept; ARGS=--keep keeps new ones
+	@.ci/need "counting instructions" valgrind:valgrind
+	$(CARGO) build --locked --release -p roomring-tests --bin bench-hot-path
+	$(TARGET_DIR)/release/bench-hot-path --compare tests/hot-path.json $(ARGS)
+
+# Of what can't be had the table says so.
+bench-peers: build-deps
+	@.ci/need "the benchmark" $(BENCH_PACKAGES)
+	-$(MAKE) $(PEERS_DIR)/socketio.cjs
+	-$(MAKE) $(PEERS_DIR)/bin/centrifugo
+
+$(PEERS_DIR)/socketio.cjs: tests/peers/socketio.cjs tests/peers/package.json tests/peers/package-lock.json
+	mkdir -p $(PEERS_DIR)
+	cp tests/peers/package.json tests/peers/package-lock.json tests/clients/.npmrc $(PEERS_DIR)/
+	cd $(PEERS_DIR) && npm ci
+	cp tests/peers/socketio.cjs $@
+
+$(PEERS_DIR)/bin/centrifugo:
+	GOBIN=$(abspath $(PEERS_DIR)/bin) go install $(CENTRIFUGO)
 
 sim: build-deps ## Simulate: SEEDS=1000 (FROM=0), or every step of one, SEED=17
 	SEEDS=$(or $(SEEDS),1000) FROM=$(or $(FROM),0) $(if $(SEED),SEED=$(SEED)) \

@@ -92,13 +92,7 @@ impl Process {
     }
 
     /// As [`Process::start`], with a standard input.
-    pub(crate) fn start_with<S: AsRef<OsStr>>(
-        name: &str,
-        program: &Path,
-        args: &[S],
-        log: &Path,
-        stdin: Stdio,
-    ) -> Self {
+    pub fn start_with<S: AsRef<OsStr>>(name: &str, program: &Path, args: &[S], log: &Path, stdin: Stdio) -> Self {
         let file = File::options().create(true).append(true).open(log);
         let file = file.unwrap_or_else(|e| panic!("open log {}: {e}", log.display()));
         let mut copy = file.try_clone().expect("second handle of a log");
@@ -133,7 +127,7 @@ impl Process {
     }
 
     /// Standard input, if one was piped; once.
-    pub(crate) fn take_stdin(&mut self) -> Option<std::process::ChildStdin> {
+    pub fn take_stdin(&mut self) -> Option<std::process::ChildStdin> {
         self.child.stdin.take()
     }
 

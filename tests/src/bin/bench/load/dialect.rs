@@ -1,0 +1,163 @@
+//! How each server is spoken to: what is sent to join a room and to publish, and how an answer is told from a message.
+
+use std::io::Write;
+
+use serde::{Deserialize, Serialize};
+
+use super::frame;
+
+/// A server's dialect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Dialect {
+    /// The floor: no HTTP; the connection gives its number, publishes go over a connection of their own.
+    Floor,
+    /// Text in, text out, the room in the query: the plain server.
+    Plain,
+    /// nchan's, with the room in the path.
+    Nchan,
+    /// The Centrifuge protocol in JSON: ours and Centrifugo's.
+    Centrifuge,
+    /// The NATS protocol over WebSocket.
+    Nats,
+    /// Socket.IO 4 over WebSocket only.
+    SocketIo,
+}
+
+/// What an answer means for the one who asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// Nothing to do, or an answer was written.
+    None,
+    /// A subscribe was confirmed.
+    Joined,
+    /// The server refused something.
+    Refused(String),
+}
+
+impl Dialect {
+    /// Target of the HTTP request; `None` for no HTTP at all.
+    pub(crate) fn path(self, room: usize) -> Option<String> {
+        match self {
+            Self::Floor => None,
+            Self::Plain => Some(format!("/?room=r{room}")),
+            Self::Nchan => Some(format!("/room/r{room}")),
+            Self::Centrifuge => Some("/connection/websocket".to_owned()),
+            Self::Nats => Some("/".to_owned()),
+            Self::SocketIo => Some("/socket.io/?EIO=4&transport=websocket".to_owned()),
+        }
+    }
+
+    /// Frames sent right after the handshake. True if that alone makes a member.
+    pub(crate) fn open(self, room: usize, member: usize, out: &mut Vec<u8>) -> bool {
+        match self {
+            Self::Floor => false,
+            Self::Plain | Self::Nchan => true,
+            Self::Centrifuge => {
+                let connect = format!("{{\"id\":1,\"connect\":{{\"data\":{{\"user\":\"u{room}-{member}\"}}}}}}");
+                frame::text(out, &[connect.as_bytes(), b"\n", Self::centrifuge_subscribe(room).as_bytes()]);
+                false
+            }
+            Self::Nats => {
+                let options = "CONNECT {\"verbose\":false,\"pedantic\":false,\"echo\":true}\r\n";
+                frame::text(out, &[options.as_bytes(), format!("SUB r.{room} 1\r\nPING\r\n").as_bytes()]);
+                false
+            }
+            Self::SocketIo => false,
+        }
+    }
+
+    /// Subscribes an open connection to one more room; false if the server knows no such thing.
+    pub(crate) fn subscribe(self, room: usize, out: &mut Vec<u8>) -> bool {
+        match self {
+            Self::Floor | Self::Plain | Self::Nchan => return false,
+            Self::Centrifuge => frame::text(out, &[Self::centrifuge_subscribe(room).as_bytes()]),
+            Self::Nats => frame::text(out, &[format!("SUB r.{room} {room}\r\nPING\r\n").as_bytes()]),
+            Self::SocketIo => frame::text(out, &[format!("420[\"join\",\"r{room}\"]").as_bytes()]),
+        }
+        true
+    }
+
+    /// Takes a message of the server that holds no payload of ours, and may answer it.
+    pub(crate) fn on_other(self, room: usize, text: &[u8], out: &mut Vec<u8>) -> Step {
+        match self {
+            Self::Floor => Step::Joined,
+            Self::Plain | Self::Nchan => Step::None,
+            Self::Centrifuge => {
+                let mut step = Step::None;
+                for line in text.split(|&b| b == b'\n') {
+                    if line == b"{}" {
+                        frame::text(out, &[b"{}"]);
+                    } else if contains(line, b"\"error\"") {
+                        return refused(line);
+                    } else if contains(line, b"\"subscribe\":") {
+                        step = Step::Joined;
+                    }
+                }
+                step
+            }
+            Self::Nats => {
+                if contains(text, b"-ERR") {
+                    return refused(text);
+                }
+                if contains(text, b"PING") {
+                    frame::text(out, &[b"PONG\r\n"]);
+                }
+                if contains(text, b"PONG") { Step::Joined } else { Step::None }
+            }
+            Self::SocketIo => {
+                match text {
+                    b"2" => frame::text(out, &[b"3"]),
+                    [b'0', ..] => frame::text(out, &[b"40"]),
+                    [b'4', b'0', ..] => {
+                        self.subscribe(room, out);
+                    }
+                    [b'4', b'3', ..] => return Step::Joined,
+                    _ => return refused(text),
+                }
+                Step::None
+            }
+        }
+    }
+
+    /// A publish of `payload`, which is JSON.
+    pub(crate) fn publish(self, room: usize, payload: &[u8], out: &mut Vec<u8>) {
+        // Written into a fixed buffer: this is done for every message.
+        let mut head = [0_u8; 96];
+        let mut rest = &mut head[..];
+        let written = match self {
+            Self::Floor => {
+                out.extend((room as u32).to_le_bytes());
+                out.extend((payload.len() as u32).to_le_bytes());
+                out.extend_from_slice(payload);
+                return;
+            }
+            Self::Plain | Self::Nchan => Ok(()),
+            Self::Centrifuge => write!(rest, "{{\"id\":3,\"publish\":{{\"channel\":\"r{room}\",\"data\":"),
+            Self::Nats => write!(rest, "PUB r.{room} {}\r\n", payload.len()),
+            Self::SocketIo => write!(rest, "42[\"say\",\"r{room}\","),
+        };
+        written.expect("fits the buffer");
+        let left = rest.len();
+        let head = &head[..head.len() - left];
+        let tail: &[u8] = match self {
+            Self::Centrifuge => b"}}",
+            Self::Nats => b"\r\n",
+            Self::SocketIo => b"]",
+            Self::Floor | Self::Plain | Self::Nchan => b"",
+        };
+        frame::text(out, &[head, payload, tail]);
+    }
+
+    fn centrifuge_subscribe(room: usize) -> String {
+        format!("{{\"id\":2,\"subscribe\":{{\"channel\":\"r{room}\"}}}}")
+    }
+}
+
+fn refused(text: &[u8]) -> Step {
+    Step::Refused(String::from_utf8_lossy(&text[..text.len().min(200)]).into_owned())
+}
+
+fn contains(text: &[u8], what: &[u8]) -> bool {
+    memchr::memmem::find(text, what).is_some()
+}

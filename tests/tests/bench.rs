@@ -1,0 +1,48 @@
+//! The benchmark at its smallest: every delivery is counted, and every figure is there. None is judged.
+
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::Value;
+
+#[test]
+fn benchmark_counts_every_delivery_and_gives_every_figure() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let ran = Command::new(env!("CARGO_BIN_EXE_bench"))
+        .args(["--slice", "--quick", "--peers", "ours,plain", "--out"])
+        .arg(dir.path())
+        .output()
+        .expect("the benchmark starts");
+    let said = String::from_utf8_lossy(&ran.stdout);
+    assert!(ran.status.success(), "{said}\n{}", String::from_utf8_lossy(&ran.stderr));
+
+    for line in lines(dir.path(), "few-deliveries") {
+        assert_eq!(line["faults"], Value::Array(Vec::new()), "{line}");
+        for figure in ["times_floor", "cpu", "cpu_floor", "rate", "gathered"] {
+            assert!(line["median"][figure].as_f64().is_some_and(|f| f > 0.0), "{figure} of {line}");
+        }
+        for times in ["latency", "half"] {
+            let times = line["median"][times].as_array().expect("three percentiles");
+            assert!(times.iter().all(|t| t.as_f64().is_some_and(|t| t > 0.0)), "{line}");
+        }
+    }
+    for line in lines(dir.path(), "few-connections") {
+        assert_eq!(line["faults"], Value::Array(Vec::new()), "{line}");
+        for figure in ["connects", "connect_ms"] {
+            assert!(line["median"][figure].as_f64().is_some_and(|f| f > 0.0), "{figure} of {line}");
+        }
+        assert!(line["median"]["edge_kib"].is_number(), "{line}");
+        assert_eq!(line["median"]["subscribe_ms"].is_number(), line["peer"] == "roomring", "{line}");
+    }
+    assert!(said.contains("this proves nothing"), "one other server is not enough: {said}");
+}
+
+/// The lines of a row: of ours and of the plain server.
+fn lines(dir: &Path, row: &str) -> Vec<Value> {
+    let text = std::fs::read(dir.join(format!("{row}.json"))).expect("the row was kept");
+    let mut kept: Value = serde_json::from_slice(&text).expect("JSON");
+    let lines: Vec<Value> = serde_json::from_value(kept["lines"].take()).expect("lines");
+    let peers: Vec<&str> = lines.iter().filter_map(|l| l["peer"].as_str()).collect();
+    assert_eq!(peers, ["roomring", "plain"]);
+    lines
+}
