@@ -37,6 +37,15 @@ fn benchmark_counts_every_delivery_and_gives_every_figure() {
     assert!(said.contains("this proves nothing"), "one other server is not enough: {said}");
 }
 
+#[test]
+fn allocations_of_the_hot_path_are_counted() {
+    let ran = Command::new(env!("CARGO_BIN_EXE_bench-hot-path")).output().expect("it starts");
+    let said = String::from_utf8_lossy(&ran.stdout);
+    assert!(ran.status.success(), "{said}\n{}", String::from_utf8_lossy(&ran.stderr));
+    let delivery = said.split(", ").nth(1).and_then(|part| part.split(' ').next()?.parse::<f64>().ok());
+    assert!(delivery.is_some_and(|d| d < 0.01), "a delivery allocates nothing, a message may: {said}");
+}
+
 /// The lines of a row: of ours and of the plain server.
 fn lines(dir: &Path, row: &str) -> Vec<Value> {
     let text = std::fs::read(dir.join(format!("{row}.json"))).expect("the row was kept");

@@ -15,8 +15,8 @@ use clap::Parser;
 use prost::Message;
 use roomring_control::clock::Time;
 use roomring_control::placement::{Placement, RingParams, Settings, SlotRecord};
-use roomring_node::core::{Event, Moment, Part, Shard, SlotSettings};
-use roomring_node::slot::{self, LinkId, Retention};
+use roomring_node::core::{Event, Moment, Part, Shard};
+use roomring_node::slot::{self, LinkId};
 use roomring_proto::{Generation, Incarnation, RoomId, Seat, SlotId, Term, Uid, Version, v1};
 use roomring_router::hub::api::{Client, Codec, Command, ToClient};
 use roomring_router::hub::core::{Link, Output, Route, Slot};
@@ -149,12 +149,6 @@ struct World {
 
 impl World {
     fn new(members: usize) -> Self {
-        let settings = |me| SlotSettings {
-            me,
-            limits: Default::default(),
-            retention: Retention::default(),
-            presence_grace: Duration::from_secs(10),
-        };
         let client = |n: usize| {
             Arc::new(Client {
                 id: format!("client-{n}"),
@@ -166,7 +160,7 @@ impl World {
         };
         let mut world = Self {
             router: Slot::new(SLOT, Duration::from_secs(4)),
-            nodes: NODES.map(|me| Shard::new(Part { index: 0, of: 1 }, settings(me))),
+            nodes: NODES.map(|me| Shard::new(Part { index: 0, of: 1 }, me)),
             clients: (0..members).map(client).collect(),
             room: RoomId::new("room").expect("a room's name"),
             out: Vec::new(),
@@ -194,7 +188,7 @@ impl World {
             uid: Uid(1),
             format: 1,
             version: Version(3),
-            settings: Settings { slots: 1, replication: 2, min_in_sync: 1, fence_after: Duration::from_secs(60) },
+            settings: Settings { slots: 1, ..Settings::default() },
             ring: RingParams { vnodes: 1, bound_percent: 125 },
             members: Default::default(),
             slots: vec![record],

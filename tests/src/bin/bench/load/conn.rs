@@ -218,7 +218,7 @@ impl Conn {
             }
         }
         // Answers may share a frame with messages; while some are waited for, every frame is looked at.
-        if self.received == before || self.joining > 0 {
+        if self.received == before || self.joining > 0 || dialect.asks(payload) {
             let mut answer = Vec::new();
             match dialect.on_other(place.room, payload, &mut answer) {
                 Step::None => {}

@@ -24,6 +24,9 @@ pub(crate) enum Dialect {
     SocketIo,
 }
 
+/// Number of a connection's first command after its connect.
+pub(crate) const FIRST_ID: u64 = 2;
+
 /// What an answer means for the one who asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Step {
@@ -55,7 +58,7 @@ impl Dialect {
             Self::Plain | Self::Nchan => true,
             Self::Centrifuge => {
                 let connect = format!("{{\"id\":1,\"connect\":{{\"data\":{{\"user\":\"u{room}-{member}\"}}}}}}");
-                frame::text(out, &[connect.as_bytes(), b"\n", Self::centrifuge_subscribe(room).as_bytes()]);
+                frame::text(out, &[connect.as_bytes(), b"\n", Self::centrifuge_subscribe(FIRST_ID, room).as_bytes()]);
                 false
             }
             Self::Nats => {
@@ -68,14 +71,19 @@ impl Dialect {
     }
 
     /// Subscribes an open connection to one more room; false if the server knows no such thing.
-    pub(crate) fn subscribe(self, room: usize, out: &mut Vec<u8>) -> bool {
+    pub(crate) fn subscribe(self, room: usize, id: u64, out: &mut Vec<u8>) -> bool {
         match self {
             Self::Floor | Self::Plain | Self::Nchan => return false,
-            Self::Centrifuge => frame::text(out, &[Self::centrifuge_subscribe(room).as_bytes()]),
+            Self::Centrifuge => frame::text(out, &[Self::centrifuge_subscribe(id, room).as_bytes()]),
             Self::Nats => frame::text(out, &[format!("SUB r.{room} {room}\r\nPING\r\n").as_bytes()]),
             Self::SocketIo => frame::text(out, &[format!("420[\"join\",\"r{room}\"]").as_bytes()]),
         }
         true
+    }
+
+    /// Whether there is a question among messages, that must be answered.
+    pub(crate) fn asks(self, text: &[u8]) -> bool {
+        self == Self::Centrifuge && (text.starts_with(b"{}") || contains(text, b"\n{}"))
     }
 
     /// Takes a message of the server that holds no payload of ours, and may answer it.
@@ -110,7 +118,7 @@ impl Dialect {
                     b"2" => frame::text(out, &[b"3"]),
                     [b'0', ..] => frame::text(out, &[b"40"]),
                     [b'4', b'0', ..] => {
-                        self.subscribe(room, out);
+                        self.subscribe(room, FIRST_ID, out);
                     }
                     [b'4', b'3', ..] => return Step::Joined,
                     _ => return refused(text),
@@ -120,8 +128,8 @@ impl Dialect {
         }
     }
 
-    /// A publish of `payload`, which is JSON.
-    pub(crate) fn publish(self, room: usize, payload: &[u8], out: &mut Vec<u8>) {
+    /// A publish of `payload`, which is JSON. `id` is another for each command of a connection.
+    pub(crate) fn publish(self, room: usize, id: u64, payload: &[u8], out: &mut Vec<u8>) {
         // Written into a fixed buffer: this is done for every message.
         let mut head = [0_u8; 96];
         let mut rest = &mut head[..];
@@ -133,7 +141,7 @@ impl Dialect {
                 return;
             }
             Self::Plain | Self::Nchan => Ok(()),
-            Self::Centrifuge => write!(rest, "{{\"id\":3,\"publish\":{{\"channel\":\"r{room}\",\"data\":"),
+            Self::Centrifuge => write!(rest, "{{\"id\":{id},\"publish\":{{\"channel\":\"r{room}\",\"data\":"),
             Self::Nats => write!(rest, "PUB r.{room} {}\r\n", payload.len()),
             Self::SocketIo => write!(rest, "42[\"say\",\"r{room}\","),
         };
@@ -149,8 +157,8 @@ impl Dialect {
         frame::text(out, &[head, payload, tail]);
     }
 
-    fn centrifuge_subscribe(room: usize) -> String {
-        format!("{{\"id\":2,\"subscribe\":{{\"channel\":\"r{room}\"}}}}")
+    fn centrifuge_subscribe(id: u64, room: usize) -> String {
+        format!("{{\"id\":{id},\"subscribe\":{{\"channel\":\"r{room}\"}}}}")
     }
 }
 

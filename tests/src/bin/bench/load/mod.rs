@@ -16,7 +16,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use conn::{Conn, Place, Tally};
-use dialect::Dialect;
+use dialect::{Dialect, FIRST_ID};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 use order::{Crowd, Order, Report};
@@ -32,6 +32,9 @@ const ARRIVE: Duration = Duration::from_secs(15);
 const EXTRA: Duration = Duration::from_millis(100);
 /// Faults that are told; of the rest only the number.
 const TOLD: usize = 3;
+
+/// Numbers of publishes begin above those of all subscribes.
+const PUBLISHES: u64 = 1_000_000;
 
 const ORDERS: Token = Token(usize::MAX - 1);
 const TIMER: Token = Token(usize::MAX - 2);
@@ -270,7 +273,7 @@ impl Load {
             self.scratch.clear();
             for n in 0..more {
                 let room = first + number / self.crowd.members * more + n;
-                if !self.crowd.dialect.subscribe(room, &mut self.scratch) {
+                if !self.crowd.dialect.subscribe(room, FIRST_ID + 1 + n as u64, &mut self.scratch) {
                     return tell(&Report::Failed("one room a connection".to_owned()));
                 }
             }
@@ -292,11 +295,11 @@ impl Load {
             let payload = self.pacer.payload(now);
             let dialect = self.crowd.dialect;
             if let Some(control) = &mut self.control {
-                dialect.publish(next.room, payload, &mut self.scratch);
+                dialect.publish(next.room, 0, payload, &mut self.scratch);
                 control.hold(&self.scratch);
                 continue;
             }
-            dialect.publish(self.crowd.first_room + next.room, payload, &mut self.scratch);
+            dialect.publish(self.crowd.first_room + next.room, PUBLISHES + next.number, payload, &mut self.scratch);
             let number = next.room * self.crowd.members + next.member;
             if let Err(why) = self.conns[number].send(&self.scratch) {
                 self.fault(format!("connection {number}: {why}"));

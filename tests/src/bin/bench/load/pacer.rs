@@ -17,6 +17,8 @@ const TICK: Duration = Duration::from_micros(500);
 pub(crate) struct Next {
     pub(crate) room: usize,
     pub(crate) member: usize,
+    /// Another for each message of the room.
+    pub(crate) number: u64,
 }
 
 /// Rooms take turns, and in each room its members.
@@ -105,7 +107,7 @@ impl Pacer {
         self.sent[room] += 1;
         self.count += 1;
         self.due += self.members as u64;
-        Some(Next { room, member })
+        Some(Next { room, member, number: self.sent[room] })
     }
 
     fn interval(&self) -> Duration {
