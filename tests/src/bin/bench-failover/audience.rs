@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use futures_util::{StreamExt, stream};
 use roomring_tests::checker::{self, Claim, Recording, Verdict, What};
 use roomring_tests::{Client, Error, Times};
+use serde_json::json;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::MissedTickBehavior;
@@ -17,6 +18,9 @@ const AT_ONCE: usize = 64;
 
 /// A publish that was refused with a temporary error is said again after this, as an application would.
 const AGAIN: Duration = Duration::from_millis(50);
+
+/// The error that says that a publish may be in the room, or not.
+const OUTCOME_UNKNOWN: u32 = 1000;
 
 /// Payloads are unlike each other over the whole run.
 static NUMBER: AtomicU64 = AtomicU64::new(0);
@@ -84,7 +88,17 @@ impl Audience {
             let has = |log: &roomring_tests::RoomLog| log.messages().any(|m| m.starts_with("\"the end")).then_some(());
             client.wait_log(&said[n % self.rooms], "the last word", has).await;
         }
-        let mut recording = Recording::gather(self.clients.iter().map(|c| c.notes()));
+        let everything = || Recording::gather(self.clients.iter().map(|c| c.notes()));
+        let mut recording = everything();
+        let so_far = recording.lines.len();
+        recording.say(What::Calm);
+        // Asked through both routers in turns.
+        let asked = (0..self.rooms).map(|n| (&self.clients[(n + n % 2 * self.rooms) % self.clients.len()], room(n)));
+        let asked = asked.map(|(client, room)| async move {
+            client.presence(&room).await.unwrap_or_else(|e| panic!("who is in {room}: {e}"));
+        });
+        stream::iter(asked).buffer_unordered(AT_ONCE).collect::<()>().await;
+        recording.lines.extend(everything().lines.into_iter().skip(so_far));
         recording.say(What::Claimed { claim: Claim::NoLoss });
         recording.say(What::Claimed { claim: Claim::SocketsStay });
         let verdicts = checker::check(&recording);
@@ -107,6 +121,22 @@ fn room(n: usize) -> String {
 /// Says something unlike anything else.
 pub(crate) async fn say(client: &Client, room: &str, text: &str) -> Result<(), Error> {
     client.publish(room, format!("{text} {}", NUMBER.fetch_add(1, Ordering::Relaxed))).await
+}
+
+/// Says something until something is acknowledged, and where it is; gives how often that failed.
+pub(crate) async fn persist(client: &Client, room: &str, text: &str) -> Failed {
+    let mut failed = Failed::default();
+    loop {
+        let data = format!("{text} {}", NUMBER.fetch_add(1, Ordering::Relaxed));
+        let call = json!({"method": "room.publish", "data": {"channel": room, "data": data}});
+        match client.call(json!({"rpc": call})).await {
+            Ok(_) => return failed,
+            Err(e) if e.temporary => failed.refused += 1,
+            Err(e) if e.code == OUTCOME_UNKNOWN => failed.unknown += 1,
+            Err(e) => panic!("publish to {room}: {e}"),
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
 }
 
 /// Says it until it is acknowledged or of unknown outcome; gives how often it was refused, and whether it was acknowledged.

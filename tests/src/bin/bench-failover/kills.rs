@@ -7,24 +7,28 @@ use nix::sys::signal::Signal;
 use roomring_proto::v1;
 use roomring_tests::{Cluster, Times, eventually, holder};
 
-use crate::audience::{Audience, Failed, insist};
+use crate::audience::{Audience, Failed, persist};
 
 /// Until a process that was killed is gone.
 const GONE: Duration = Duration::from_secs(20);
 
 /// How a node dies.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Mode {
     /// The process ends.
     Kill,
     /// The process hangs.
     Stop,
+    /// The process is cut off from all others, and from etcd.
+    Cut,
+    /// The process ends, within the window of another death: half of the members of then are gone, and its lease decides.
+    Second,
 }
 
 /// What came of the deaths of one mode.
 #[derive(Debug, Default)]
 pub(crate) struct Deaths {
-    /// From the death to the acknowledgement, one a room.
+    /// From the death to the first acknowledgement, one a room.
     pub(crate) rooms: Times,
     /// The slowest room of each death.
     pub(crate) slowest: Times,
@@ -37,10 +41,15 @@ pub(crate) struct Deaths {
 }
 
 impl Mode {
-    fn signal(self) -> Signal {
+    /// Lets a node die in this way.
+    fn strike(self, cluster: &Cluster, victim: &str) {
         match self {
-            Self::Kill => Signal::SIGKILL,
-            Self::Stop => Signal::SIGSTOP,
+            Self::Kill | Self::Second => cluster.node(victim).process.signal(Signal::SIGKILL),
+            Self::Stop => cluster.node(victim).process.signal(Signal::SIGSTOP),
+            Self::Cut => {
+                let others = cluster.nodes.keys().chain(cluster.routers.keys()).map(String::as_str);
+                others.chain(["etcd"]).filter(|o| *o != victim).for_each(|other| cluster.net().cut(victim, other));
+            }
         }
     }
 }
@@ -57,29 +66,36 @@ pub(crate) async fn kill(
 ) -> Deaths {
     let mut deaths = Deaths::default();
     for n in 0..kills {
+        cluster.settled().await;
+        if mode == Mode::Second {
+            let first = oldest(cluster);
+            let incarnation = cluster.registration(&first).await.expect("a registration").incarnation;
+            cluster.kill_node(&first);
+            eviction(cluster, incarnation).await;
+        }
+        // With every copy that can be there: of a first death nothing is missing any more.
         let placement = cluster.settled().await;
-        // The oldest: names rise.
-        let victim = cluster.nodes.keys().min_by_key(|id| number(id)).expect("a node").clone();
+        let victim = oldest(cluster);
         let incarnation = cluster.registration(&victim).await.expect("a registration").incarnation;
         let speakers: Vec<_> =
             audience.speakers().into_iter().filter(|(_, room)| holder(&placement, room) == victim).collect();
         assert!(!speakers.is_empty(), "{victim} holds no room");
         let died = Instant::now();
-        cluster.node(&victim).process.signal(mode.signal());
+        mode.strike(cluster, &victim);
         let asked = speakers.iter().map(|(client, room)| {
             let (client, room) = (client.clone(), room.clone());
             let task = tokio::spawn(async move {
-                let answer = insist(&client, &room, "after").await;
-                (died.elapsed(), answer)
+                let failed = persist(&client, &room, "after").await;
+                (died.elapsed(), failed)
             });
             async { task.await.expect("has not panicked") }
         });
         let answers = join_all(asked.collect::<Vec<_>>()).await;
-        let taken: Times = answers.iter().filter(|(_, (_, acked))| *acked).map(|(took, _)| *took).collect();
-        for (took, (refused, acked)) in &answers {
-            deaths.failed.refused += refused;
-            deaths.failed.unknown += usize::from(!acked);
-            deaths.rooms.extend(acked.then_some(*took));
+        let taken: Times = answers.iter().map(|(took, _)| *took).collect();
+        for (took, failed) in &answers {
+            deaths.failed.refused += failed.refused;
+            deaths.failed.unknown += failed.unknown;
+            deaths.rooms.extend([*took]);
         }
         deaths.slowest.extend([taken.percentile(100.0)]);
         let eviction = eviction(cluster, incarnation).await;
@@ -92,12 +108,17 @@ pub(crate) async fn kill(
             eviction.silent_ms(),
         );
         let mut dead = cluster.nodes.remove(&victim).expect("runs");
-        if mode != Mode::Kill {
+        if matches!(mode, Mode::Stop | Mode::Cut) {
             dead.process.signal(Signal::SIGKILL);
         }
         dead.process.exit(GONE).await;
-        *newcomer += 1;
-        cluster.start_node(&format!("node-{newcomer}")).await;
+        if mode == Mode::Cut {
+            cluster.net().heal();
+        }
+        for _ in 0..if mode == Mode::Second { 2 } else { 1 } {
+            *newcomer += 1;
+            cluster.start_node(&format!("node-{newcomer}")).await;
+        }
         cluster.settled().await;
         tokio::time::sleep(window).await;
         deaths.count += 1;
@@ -111,6 +132,11 @@ async fn eviction(cluster: &Cluster, incarnation: u64) -> v1::Eviction {
         now.recent.iter().flat_map(|r| &r.evictions).find(|e| e.incarnation == incarnation).cloned()
     })
     .await
+}
+
+/// Names rise.
+fn oldest(cluster: &Cluster) -> String {
+    cluster.nodes.keys().min_by_key(|id| number(id)).expect("a node").clone()
 }
 
 fn number(id: &str) -> usize {
