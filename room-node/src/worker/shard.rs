@@ -2,7 +2,7 @@
 //!
 //! Pure. [`super::Worker`] brings events with the time and sends what comes out.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
@@ -90,7 +90,13 @@ pub struct Shard {
     quarantined: BTreeMap<SlotId, Seat>,
     links: BTreeMap<LinkId, Incarnation>,
     peers: BTreeSet<Incarnation>,
+    /// What routers said on a placement that this process has yet to see, by slot: from an attach on. Refused, it would come
+    /// again only after a wait, for each slot of a node that has just died.
+    early: BTreeMap<SlotId, VecDeque<(LinkId, v1::router_message::Kind)>>,
 }
+
+/// Most early messages of a slot; more attaches than there are routers need none.
+const EARLY: usize = 256;
 
 #[derive(Debug)]
 struct Held {
@@ -113,6 +119,7 @@ impl Shard {
             quarantined: BTreeMap::new(),
             links: BTreeMap::new(),
             peers: BTreeSet::new(),
+            early: BTreeMap::new(),
         }
     }
 
@@ -134,6 +141,9 @@ impl Shard {
             }
             Event::LinkDown(link) => {
                 self.links.remove(&link);
+                for early in self.early.values_mut() {
+                    early.retain(|(l, _)| *l != link);
+                }
                 self.feed_all(at, || Input::LinkDown(link), out);
             }
             Event::Peer(message) => {
@@ -144,14 +154,47 @@ impl Shard {
                     out.extend(self.refuse(&message));
                 }
             }
-            Event::Router { link, slot, message } => {
-                if self.slots.contains_key(&slot) {
-                    self.feed(at, slot, Input::Router { link, message }, out);
-                } else {
-                    self.turn_away(link, slot, &message, out);
-                }
-            }
+            Event::Router { link, slot, message } => self.on_router(at, link, slot, message, out),
         }
+    }
+
+    fn on_router(
+        &mut self,
+        at: Moment,
+        link: LinkId,
+        slot: SlotId,
+        message: v1::router_message::Kind,
+        out: &mut Vec<Output>,
+    ) {
+        let early = self.early.get(&slot);
+        let waits = early.is_some_and(|early| early.iter().any(|(l, _)| *l == link));
+        let room = early.map_or(0, VecDeque::len) < EARLY;
+        if (waits || self.is_early(&message)) && room && self.links.contains_key(&link) {
+            if !waits && self.early.values().flatten().all(|(l, _)| *l != link) {
+                // The router then sends the placement, if it does not come from etcd first.
+                out.push(self.beat(link));
+            }
+            self.early.entry(slot).or_default().push_back((link, message));
+        } else if self.slots.contains_key(&slot) {
+            self.feed(at, slot, Input::Router { link, message }, out);
+        } else {
+            self.turn_away(link, slot, &message, out);
+        }
+    }
+
+    /// Whether it asks for something that the router knows from a later placement than ours.
+    fn is_early(&self, message: &v1::router_message::Kind) -> bool {
+        let v1::router_message::Kind::Attach(attach) = message else { return false };
+        let (Some(ours), Some(theirs)) = (&self.placement, attach.placement.map(PlacementRef::from)) else {
+            return false;
+        };
+        ours.uid == theirs.uid && ours.version < theirs.version && ours.slot(SlotId(attach.slot)).is_some()
+    }
+
+    /// Says which placement is known here.
+    fn beat(&self, link: LinkId) -> Output {
+        let beat = v1::NodeHeartbeat { placement: self.reference().map(Into::into), ..Default::default() };
+        Output::Router { link, message: v1::NodeMessage { kind: Some(NodeKind::Heartbeat(beat)) } }
     }
 
     /// Ticks the slots that are due.
@@ -190,16 +233,24 @@ impl Shard {
         }
         let news = self.placement.as_ref().is_none_or(|known| known.version < placement.version);
         self.placement = Some(Arc::clone(&placement));
+        let lapsed = self.contact.is_none_or(|before| at.now.since(before) >= placement.settings.fence_after);
         self.contact = contact;
         if !news {
             // Contact alone: a primary that had lost it may serve again.
-            self.feed_all(at, || Input::Tick, out);
+            if lapsed {
+                self.feed_all(at, || Input::Tick, out);
+            }
             return;
         }
         for (number, record) in (0..).zip(&placement.slots) {
             let slot = SlotId(number);
             if self.part.has(slot) {
                 self.adopt_slot(at, slot, &placement, record, out);
+            }
+        }
+        for (slot, early) in std::mem::take(&mut self.early) {
+            for (link, message) in early {
+                self.on_router(at, link, slot, message, out);
             }
         }
     }

@@ -33,6 +33,7 @@ fn placement(version: u64, primaries: [(Incarnation, u64); 2]) -> Arc<Placement>
         members: BTreeMap::new(),
         slots: primaries.map(slot).to_vec(),
         recent: Default::default(),
+        apart: Default::default(),
     })
 }
 
@@ -111,6 +112,43 @@ fn slots_come_and_go_with_the_placement() {
     Arc::get_mut(&mut foreign).unwrap().uid = Uid(2);
     h.adopt(foreign);
     assert_eq!(h.shard.status().iter().map(|s| s.slot).collect::<Vec<_>>(), [1]);
+}
+
+#[test]
+fn a_router_that_is_ahead_is_answered_once_its_placement_is_known() {
+    let mut h = Harness::new();
+    h.handle(Event::LinkUp { link: LINK, router: OTHER });
+    h.adopt(placement(3, [(OTHER, 3), (OTHER, 3)]));
+    let placement_ref = |version| Some(v1::PlacementRef { uid: 1, version });
+    let attach = |slot: u32| {
+        let rooms = vec![v1::RoomAttach { room: room(slot), ..Default::default() }];
+        let placement = placement_ref(4);
+        Kind::Attach(v1::Attach { slot, attach_id: 1, rooms, placement, ..Default::default() })
+    };
+    let router = |slot: u32, message| Event::Router { link: LINK, slot: SlotId(slot), message };
+    let out = h.handle(router(0, attach(0)));
+    let asked = |o: &Output| {
+        matches!(o, Output::Router { message: v1::NodeMessage { kind: Some(NodeKind::Heartbeat(b)) }, .. }
+            if b.placement == placement_ref(3))
+    };
+    assert!(out.len() == 1 && asked(&out[0]), "it says what it knows: {out:?}");
+    // What follows the attach waits with it; once is enough to say what is known.
+    let joined = vec![v1::ClientInfo { client: "c".into(), ..Default::default() }];
+    let presence = v1::Presence { slot: 0, room: room(0), joined, left: Vec::new() };
+    assert_eq!(h.handle(router(0, Kind::Presence(presence))), []);
+    assert_eq!(h.handle(router(1, attach(1))), []);
+    let out = h.adopt(placement(4, [(ME, 4), (OTHER, 4)]));
+    assert!(is_attached(&out));
+    assert_eq!(out.iter().filter_map(not_primary).map(|n| n.slot).collect::<Vec<_>>(), [1]);
+    assert_eq!(h.shard.status()[0].members, 1);
+
+    // A link that ended is not answered, nor does it ask for a slot that there is not.
+    let later =
+        |slot: u32| Kind::Attach(v1::Attach { slot, attach_id: 1, placement: placement_ref(5), ..Default::default() });
+    assert_eq!(h.handle(router(0, later(0))).len(), 1);
+    assert!(not_primary(&h.handle(router(7, later(7)))[0]).is_some());
+    h.handle(Event::LinkDown(LINK));
+    assert!(!is_attached(&h.adopt(placement(5, [(ME, 5), (OTHER, 4)]))));
 }
 
 #[test]
