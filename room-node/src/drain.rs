@@ -55,6 +55,7 @@ mod tests {
             members: BTreeMap::new(),
             slots: vec![slot],
             recent: Default::default(),
+            apart: Default::default(),
         };
         let entry = |incarnation: u64, draining| NodeEntry {
             incarnation: Incarnation(incarnation),

@@ -195,7 +195,7 @@ impl Node {
         for (index, (mailbox, tick)) in mailboxes.into_iter().zip(&ticks).enumerate() {
             let part = Part { index, of: count };
             let (counters, tick) = (Arc::clone(&self.counters), Arc::clone(tick));
-            let worker = Worker::new(mailbox, part, incarnation, coordinator_handle.ready().clone(), counters, tick);
+            let worker = Worker::new(mailbox, part, incarnation, coordinator_handle.words().clone(), counters, tick);
             pool.spawn(worker.run(stop_workers.clone()));
         }
         let shell = Arc::new(Shell {

@@ -142,6 +142,11 @@ async fn routers(snapshot: &Snapshot) -> Vec<RouterRow> {
 fn trouble(snapshot: &Snapshot, slots: SlotCounts, nodes: &[Row], routers: &[RouterRow]) -> Vec<String> {
     let mut trouble: Vec<String> =
         snapshot.unreadable.iter().map(|u| format!("a value in etcd can't be read: {u}")).collect();
+    for (by, other) in snapshot.placement.iter().flat_map(|p| &p.apart) {
+        let name = |i| snapshot.placement.as_ref().and_then(|p| p.members.get(i)).map_or("?", |m| m.node.as_str());
+        let (by, other) = (name(by), name(other));
+        trouble.push(format!("{other} does not acknowledge what {by} sends: look at the network between them"));
+    }
     if slots.offline > 0 {
         trouble.push(format!(
             "{} slot(s) offline: start the nodes marked lost or evicted again, or wait until the slots are made anew",

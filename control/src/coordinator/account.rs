@@ -64,6 +64,16 @@ pub(super) fn of_changes(base: &Placement, changes: &[Change], evictions: Vec<Ev
                 nodes.insert(node(incarnation));
                 continue;
             }
+            Change::Part { by, other } => {
+                parts.push(format!("{} does not reach {}", node(by), node(other)));
+                nodes.extend([node(by), node(other)]);
+                continue;
+            }
+            Change::Mend { by, other } => {
+                parts.push(format!("{} hears {} again", node(by), node(other)));
+                nodes.extend([node(by), node(other)]);
+                continue;
+            }
             Change::Recreate { slot, on, .. } => {
                 recreated.push(*slot);
                 ("recreate", slot, format!("recreate {slot} on {}", node(on)), on)
@@ -136,7 +146,11 @@ fn changed_slots(base: &Placement, changes: &[Change]) -> BTreeSet<SlotId> {
                 let seated = (0..).map(SlotId).zip(&base.slots).filter(|(_, s)| s.seat_of(*incarnation).is_some());
                 seated.map(|(slot, _)| slot).collect()
             }
-            Change::Join { .. } | Change::Update { .. } | Change::Forget { .. } => Vec::new(),
+            Change::Join { .. }
+            | Change::Update { .. }
+            | Change::Forget { .. }
+            | Change::Part { .. }
+            | Change::Mend { .. } => Vec::new(),
         }
     };
     changes.iter().flat_map(of).collect()

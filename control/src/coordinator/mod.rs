@@ -18,13 +18,16 @@ use tokio::time::Instant;
 use crate::clock::Time;
 use crate::detector::Evidence;
 use crate::placement::{Cause, Change, Eviction, Placement, RingParams, Settings};
-use crate::planner::{self, History, ReadySeat, Situation};
+use crate::planner::{self, History, ReadySeat, Situation, Word};
 use crate::registry::{Proposal, Proposed, Registry};
 use crate::view::ClusterView;
 use ready::ReadySeats;
 
 /// Before a write, so that what happens together goes into one: many slots become ready in the same moment.
 const BATCH: Duration = Duration::from_millis(5);
+
+/// The same before an eviction.
+const EVICTION: Duration = Duration::from_millis(1);
 
 /// Between the turns of two ranks: a write of the one before is seen by then.
 const RANK: Duration = Duration::from_millis(50);
@@ -41,8 +44,11 @@ const RETRY: Duration = Duration::from_millis(500);
 /// Longest time between attempts that keep losing although nothing new is seen: somebody wrote what this release can't read.
 const LOSING: Duration = Duration::from_secs(5);
 
-/// Ready seats under way to the coordinator: a node's share of a common cluster. Whoever finds it full says it again later.
-const READY_QUEUE: usize = 1024;
+/// Words of slots under way to the coordinator: a node's share of a common cluster. Whoever finds it full says it again later.
+const WORDS: usize = 1024;
+
+/// What was said of a process that does not answer holds for this long: slots say it again four times a second.
+const UNANSWERED: Duration = Duration::from_secs(1);
 
 /// What a coordinator is told at its start.
 #[derive(Debug, Clone)]
@@ -61,12 +67,14 @@ pub struct Coordinator {
     config: CoordinatorConfig,
     views: watch::Receiver<ClusterView>,
     /// Slots of this node hold the other end.
-    ready: mpsc::Receiver<ReadySeat>,
+    words: mpsc::Receiver<Word>,
     /// The heartbeats hold the other end.
     evidence: watch::Receiver<Evidence>,
     /// The evidence last planned on.
     held: Evidence,
     seats: ReadySeats,
+    /// Processes that do not answer slots of this node, and when that was said last.
+    unanswered: BTreeMap<Incarnation, Time>,
     history: History,
     /// The view last planned on.
     view: ClusterView,
@@ -81,13 +89,13 @@ pub struct Coordinator {
 /// What the rest of a node tells its coordinator. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct CoordinatorHandle {
-    ready: mpsc::Sender<ReadySeat>,
+    words: mpsc::Sender<Word>,
 }
 
 impl CoordinatorHandle {
-    /// Where slots say that a learner may go in sync. Bounded: a slot that finds it full says so again later.
-    pub fn ready(&self) -> &mpsc::Sender<ReadySeat> {
-        &self.ready
+    /// Where slots say what they know of the others. Bounded: a slot that finds it full says it again later.
+    pub fn words(&self) -> &mpsc::Sender<Word> {
+        &self.words
     }
 }
 
@@ -100,23 +108,24 @@ impl Coordinator {
         config: CoordinatorConfig,
         evidence: watch::Receiver<Evidence>,
     ) -> (Self, CoordinatorHandle) {
-        let (ready_to, ready) = mpsc::channel(READY_QUEUE);
+        let (words_to, words) = mpsc::channel(WORDS);
         let coordinator = Self {
             views: registry.view(),
             registry,
             me,
             config,
-            ready,
+            words,
             evidence,
             held: Evidence::default(),
             seats: ReadySeats::default(),
+            unanswered: BTreeMap::new(),
             history: History::default(),
             view: ClusterView::default(),
             due: None,
             deadline: None,
             lost: 0,
         };
-        (coordinator, CoordinatorHandle { ready: ready_to })
+        (coordinator, CoordinatorHandle { words: words_to })
     }
 
     /// Runs until dropped. Dropping it in the middle of a write leaves that write's outcome to etcd.
@@ -125,7 +134,7 @@ impl Coordinator {
         loop {
             tokio::select! {
                 Ok(()) = self.views.changed() => self.on_view(),
-                Some(seat) = self.ready.recv() => self.on_ready(seat),
+                Some(word) = self.words.recv() => self.on_word(word),
                 Ok(()) = self.evidence.changed() => self.on_evidence(),
                 () = at(self.due) => self.on_due().await,
                 () = at(self.deadline) => {
@@ -162,10 +171,26 @@ impl Coordinator {
         self.plan_deadline();
     }
 
-    fn on_ready(&mut self, seat: ReadySeat) {
-        self.seats.add(seat);
-        // Nobody else can propose it, so there is no turn to wait for.
-        self.schedule(BATCH);
+    fn on_word(&mut self, word: Word) {
+        if self.note(word) {
+            // Nobody else can propose it, so there is no turn to wait for.
+            self.schedule(BATCH);
+        }
+    }
+
+    /// Takes note of what a slot says. False if it is no news.
+    fn note(&mut self, word: Word) -> bool {
+        match word {
+            Word::Ready(seat) => {
+                self.seats.add(seat);
+                true
+            }
+            Word::Unanswered(process) => {
+                let now = Time::now();
+                let before = self.unanswered.insert(process, now);
+                before.is_none_or(|at| now.since(at) >= UNANSWERED)
+            }
+        }
     }
 
     async fn on_due(&mut self) {
@@ -177,10 +202,11 @@ impl Coordinator {
                 return;
             }
         }
-        while let Ok(seat) = self.ready.try_recv() {
-            self.seats.add(seat);
+        while let Ok(word) = self.words.try_recv() {
+            self.note(word);
         }
         let now = Time::now();
+        self.unanswered.retain(|_, at| now.since(*at) < UNANSWERED);
         if self.view.contact.is_none_or(|at| now.since(at) > CONTACT) {
             self.schedule(RETRY);
             return;
@@ -235,7 +261,8 @@ impl Coordinator {
             }
         };
         let ready = self.seats.based_on(base.version);
-        let situation = self.situation(now, &ready);
+        let unanswered = self.unanswered.keys().copied().collect();
+        let situation = self.situation(now, &ready, &unanswered);
         let changes = planner::plan(&situation);
         if changes.is_empty() {
             return None;
@@ -298,12 +325,17 @@ impl Coordinator {
 
     fn plan_deadline(&mut self) {
         let now = Time::now();
-        let next = planner::next_deadline(&self.situation(now, &BTreeSet::new()));
+        let next = planner::next_deadline(&self.situation(now, &BTreeSet::new(), &BTreeSet::new()));
         // Never in the past, so this can't spin.
         self.deadline = next.map(|at| Instant::now() + at.since(now).max(BATCH));
     }
 
-    fn situation<'a>(&'a self, now: Time, ready: &'a BTreeSet<ReadySeat>) -> Situation<'a> {
+    fn situation<'a>(
+        &'a self,
+        now: Time,
+        ready: &'a BTreeSet<ReadySeat>,
+        unanswered: &'a BTreeSet<Incarnation>,
+    ) -> Situation<'a> {
         Situation {
             view: &self.view,
             history: &self.history,
@@ -311,6 +343,7 @@ impl Coordinator {
             me: self.me,
             ttl: self.config.lease_ttl,
             ready,
+            unanswered,
             evidence: &self.held,
         }
     }
@@ -319,7 +352,12 @@ impl Coordinator {
     fn turn(&self) -> Duration {
         let rank = u32::try_from(planner::rank(&self.view, &self.held.suspects, self.me)).unwrap_or(u32::MAX);
         let formed = self.view.placement.is_some() && !self.view.etcd_regressed;
-        let first = if formed { BATCH } else { FORMATION };
+        let first = match formed {
+            // The rooms of the dead wait for every millisecond.
+            true if !self.held.dead.is_empty() => EVICTION,
+            true => BATCH,
+            false => FORMATION,
+        };
         first + RANK.saturating_mul(rank.min(1000))
     }
 

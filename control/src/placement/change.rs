@@ -71,6 +71,21 @@ pub enum Change {
         /// The process that gets the one seat.
         on: Incarnation,
     },
+    /// A primary found that another member does not acknowledge what it sends. Neither gets a seat where the other is primary,
+    /// until [`Change::Mend`].
+    Part {
+        /// Who found it.
+        by: Incarnation,
+        /// Who does not acknowledge.
+        other: Incarnation,
+    },
+    /// They hear each other again.
+    Mend {
+        /// Who found it.
+        by: Incarnation,
+        /// Who did not acknowledge.
+        other: Incarnation,
+    },
     /// An evicted process without a seat is no longer listed.
     Forget {
         /// The process.
@@ -145,6 +160,8 @@ impl Draft {
             Change::RemoveSeat { slot, seat } => self.remove_seat(*slot, *seat),
             Change::Evict { incarnation } => self.evict(*incarnation),
             Change::Recreate { slot, term, on } => self.recreate(*slot, *term, *on),
+            Change::Part { by, other } => self.part(*by, *other),
+            Change::Mend { by, other } => self.mend(*by, *other),
             Change::Forget { incarnation } => self.forget(*incarnation),
         };
         result.map_err(|problem| Rejected { change: change.to_string(), problem })?;
@@ -216,6 +233,7 @@ impl Draft {
         require(self.is_active(incarnation), "not a member")?;
         let member = self.next.members.get_mut(&incarnation).ok_or("not a member")?;
         member.active = false;
+        self.next.apart.retain(|(a, b)| *a != incarnation && *b != incarnation);
         self.evicted.insert(incarnation);
         let members = &self.next.members;
         for record in &mut self.next.slots {
@@ -248,6 +266,16 @@ impl Draft {
             generation: record.generation.next(),
         };
         Ok(())
+    }
+
+    fn part(&mut self, by: Incarnation, other: Incarnation) -> Result<(), &'static str> {
+        require(by != other, "is one process")?;
+        require(self.is_active(by) && self.is_active(other), "not two members")?;
+        require(self.next.apart.insert((by, other)), "is known")
+    }
+
+    fn mend(&mut self, by: Incarnation, other: Incarnation) -> Result<(), &'static str> {
+        require(self.next.apart.remove(&(by, other)), "is not so")
     }
 
     fn forget(&mut self, incarnation: Incarnation) -> Result<(), &'static str> {
@@ -296,6 +324,8 @@ impl fmt::Display for Change {
             Self::RemoveSeat { slot, seat } => write!(f, "remove {} from {slot}", seat.incarnation),
             Self::Evict { incarnation } => write!(f, "evict {incarnation}"),
             Self::Recreate { slot, on, .. } => write!(f, "recreate {slot} on {on}"),
+            Self::Part { by, other } => write!(f, "part {by} and {other}"),
+            Self::Mend { by, other } => write!(f, "mend {by} and {other}"),
             Self::Forget { incarnation } => write!(f, "forget {incarnation}"),
         }
     }

@@ -35,6 +35,11 @@ impl Placement {
         require(self.slots.len() == self.settings.slots as usize, || {
             format!("{} slots are listed, settings say {}", self.slots.len(), self.settings.slots)
         })?;
+        for (a, b) in &self.apart {
+            require(a != b && [a, b].into_iter().all(|i| self.members.get(i).is_some_and(|m| m.active)), || {
+                format!("{a} and {b} are not two members that can be apart")
+            })?;
+        }
         for (number, slot) in self.slots.iter().enumerate() {
             self.check_slot(slot).map_err(|e| Malformed(format!("slot {number}: {}", e.0)))?;
         }

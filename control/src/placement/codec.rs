@@ -51,6 +51,11 @@ impl Placement {
             members: self.members.iter().map(|(i, m)| encode_member(*i, m)).collect(),
             slots: self.slots.iter().map(slot).collect(),
             recent: self.recent.encode(),
+            apart: self
+                .apart
+                .iter()
+                .filter_map(|(by, other)| Some(v1::Apart { found_by: *index.get(by)?, other: *index.get(other)? }))
+                .collect(),
         };
         message.encode_to_vec().into()
     }
@@ -74,6 +79,12 @@ impl Placement {
         if members.len() != by_index.len() {
             return Err(malformed("placement names a member twice").into());
         }
+        let listed = |member: u32| {
+            let incarnation = by_index.get(member as usize).copied();
+            incarnation.ok_or_else(|| malformed(format!("apart names member {member} of {}", by_index.len())))
+        };
+        let pair = |p: v1::Apart| Ok::<_, Malformed>((listed(p.found_by)?, listed(p.other)?));
+        let apart = message.apart.into_iter().map(pair).collect::<Result<_, _>>()?;
         let placement = Self {
             uid: Uid(message.uid),
             format: message.format,
@@ -83,6 +94,7 @@ impl Placement {
             members,
             slots,
             recent: Recents::decode(message.recent),
+            apart,
         };
         placement.check()?;
         Ok(placement)

@@ -43,5 +43,6 @@ pub(crate) fn placement(slots: u32, replication: u32, processes: &[u64]) -> Plac
         members,
         slots: (0..slots as usize).map(record).collect(),
         recent: Default::default(),
+        apart: Default::default(),
     }
 }

@@ -27,6 +27,7 @@ pub fn form(view: &ClusterView, settings: Settings, ring: RingParams, uid: Uid) 
         members,
         slots: Vec::new(),
         recent: Recents::default(),
+        apart: Default::default(),
     };
 
     let by_name = processes.ring_members(&placement, &view.intents);

@@ -15,6 +15,13 @@ const REJOIN_LEAST: Duration = Duration::from_secs(1);
 /// Longest time that it stays out.
 const REJOIN_MOST: Duration = Duration::from_secs(60);
 
+/// Members that did not get through to each other stay apart for so long the first time, and twice as long each time it happens
+/// again: copying the slots back and forth costs more than they are worth as copies meanwhile.
+const MEND_LEAST: Duration = Duration::from_secs(5);
+
+/// Longest time that they stay apart once they hear each other: then the copies of one pair cost little.
+const MEND_MOST: Duration = Duration::from_secs(30);
+
 /// Evictions longer ago than this are forgiven.
 const FORGIVEN: Duration = Duration::from_secs(600);
 
@@ -28,6 +35,19 @@ pub struct History {
     absent: BTreeMap<Incarnation, Time>,
     /// Evictions by evidence that the placement records, with the time.
     evicted: BTreeMap<(Version, Incarnation), (NodeId, Time)>,
+    /// Pairs that are or were apart.
+    apart: BTreeMap<(Incarnation, Incarnation), Parting>,
+}
+
+/// How a pair came apart.
+#[derive(Debug, Clone, Copy)]
+struct Parting {
+    /// The last time.
+    since: Time,
+    /// How often, lately.
+    times: u32,
+    /// They still are.
+    lasts: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -42,11 +62,15 @@ impl History {
     pub fn observe(&mut self, view: &ClusterView, now: Time) {
         let uid = view.placement.as_ref().map(|p| p.uid);
         if self.whole_since != view.unbroken_since || self.uid != uid {
-            let evicted = if self.uid == uid { std::mem::take(&mut self.evicted) } else { BTreeMap::new() };
-            *self = Self { whole_since: view.unbroken_since, uid, evicted, ..Self::default() };
+            let before = std::mem::take(self);
+            *self = Self { whole_since: view.unbroken_since, uid, ..Self::default() };
+            if before.uid == uid {
+                (self.evicted, self.apart) = (before.evicted, before.apart);
+            }
         }
         if let Some(placement) = &view.placement {
             self.observe_evictions(placement, now);
+            self.observe_apart(placement, now);
         }
         let (Some(placement), Some(_)) = (&view.placement, self.whole_since) else { return };
 
@@ -85,6 +109,26 @@ impl History {
         }
     }
 
+    fn observe_apart(&mut self, placement: &Placement, now: Time) {
+        self.apart.retain(|pair, p| placement.apart.contains(pair) || now.since(p.since) < FORGIVEN);
+        for (pair, parting) in &mut self.apart {
+            parting.lasts &= placement.apart.contains(pair);
+        }
+        for pair in &placement.apart {
+            let parting = self.apart.entry(*pair).or_insert(Parting { since: now, times: 0, lasts: false });
+            if !parting.lasts {
+                *parting = Parting { since: now, times: parting.times + 1, lasts: true };
+            }
+        }
+    }
+
+    /// When a pair that is apart may be taken for mended; `None` if it is not apart.
+    pub fn mends_at(&self, by: Incarnation, other: Incarnation) -> Option<Time> {
+        let parting = self.apart.get(&(by, other)).filter(|p| p.lasts)?;
+        let wait = MEND_LEAST.saturating_mul(2u32.saturating_pow(parting.times - 1));
+        Some(parting.since + wait.min(MEND_MOST))
+    }
+
     /// When a node that was evicted by evidence may become a member again; `None` if it was not, lately.
     pub fn rejoins_at(&self, node: &NodeId, now: Time) -> Option<Time> {
         let lately = |at: &Time| now.since(*at) < FORGIVEN;
@@ -92,6 +136,11 @@ impl History {
         let (count, last) = times.fold((0u32, None), |(n, last), at| (n + 1, last.max(Some(at))));
         let wait = REJOIN_LEAST.saturating_mul(2u32.saturating_pow(count.saturating_sub(1)));
         last.map(|at| at + wait.min(REJOIN_MOST))
+    }
+
+    /// When a process was evicted by evidence last, as far as the placement still records.
+    pub fn last_eviction(&self) -> Option<Time> {
+        self.evicted.values().map(|(_, at)| *at).max()
     }
 
     /// Whether this very process was evicted by evidence, as far as the placement still records.

@@ -4,6 +4,7 @@
 //! asks again when the view changes or [`next_deadline`] comes. Everything is computed afresh from the view each time: a lost
 //! write costs nothing but another round.
 
+mod apart;
 mod form;
 mod history;
 mod process;
@@ -16,7 +17,7 @@ use roomring_proto::{Incarnation, NodeId, Seat, SlotId, Term, Version};
 
 use crate::clock::Time;
 use crate::detector::Evidence;
-use crate::placement::{Change, Draft, Placement};
+use crate::placement::{Change, Draft, Placement, SlotRecord};
 use crate::ring::{Ring, RingNode};
 use crate::view::{ClusterView, Intents};
 
@@ -39,6 +40,15 @@ pub struct ReadySeat {
     pub base: Version,
 }
 
+/// What a slot of this process tells its coordinator.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Word {
+    /// A learner may go in sync.
+    Ready(ReadySeat),
+    /// This process owes a slot of this one an answer for too long. Said again while it lasts.
+    Unanswered(Incarnation),
+}
+
 /// All that a plan depends on.
 #[derive(Debug, Clone, Copy)]
 pub struct Situation<'a> {
@@ -54,6 +64,8 @@ pub struct Situation<'a> {
     pub ttl: Duration,
     /// What primaries said.
     pub ready: &'a BTreeSet<ReadySeat>,
+    /// Processes that do not acknowledge what slots of this process send them.
+    pub unanswered: &'a BTreeSet<Incarnation>,
     /// What heartbeats say of the others.
     pub evidence: &'a Evidence,
 }
@@ -74,7 +86,8 @@ pub fn plan(situation: &Situation<'_>) -> Vec<Change> {
     let Some(base) = situation.view.placement.as_deref() else { return Vec::new() };
     let processes = Processes::new(situation.view);
     let Some(own) = processes.entry(situation.me) else { return Vec::new() };
-    let mut plan = Plan { situation, base, draft: base.draft(), changes: Vec::new(), processes };
+    let rooms_first = slots::copies_wait_until(situation.history).is_some_and(|until| situation.now < until);
+    let mut plan = Plan { situation, base, draft: base.draft(), changes: Vec::new(), processes, rooms_first };
 
     if !base.members.get(&situation.me).is_some_and(|m| m.active) {
         // Only members write, unless none is left; then a newcomer adds itself and nothing else.
@@ -86,6 +99,7 @@ pub fn plan(situation: &Situation<'_>) -> Vec<Change> {
     }
     plan.evict_the_dead();
     plan.admit();
+    plan.part_and_mend();
     plan.place();
     plan.forget();
     plan.changes
@@ -107,7 +121,15 @@ pub fn next_deadline(situation: &Situation<'_>) -> Option<Time> {
     });
     let newcomers = processes.candidates(placement);
     let rejoin = newcomers.iter().filter_map(|(id, _)| history.rejoins_at(id, situation.now));
-    recreate.chain(evict).chain(rejoin).filter(|t| *t > situation.now).min()
+    let apart = placement.apart.iter().filter(|(by, _)| *by == situation.me);
+    let mend = apart.filter_map(|(by, other)| history.mends_at(*by, *other));
+    recreate
+        .chain(evict)
+        .chain(rejoin)
+        .chain(mend)
+        .chain(slots::copies_wait_until(history))
+        .filter(|t| *t > situation.now)
+        .min()
 }
 
 /// Nodes whose keys must still be as the view shows them when `changes` are written: a process that comes back just then
@@ -141,8 +163,16 @@ fn wishes_of(processes: &Processes<'_>, placement: &Placement, intents: &Intents
     let by_name = processes.ring_members(placement, intents);
     let settings = &placement.settings;
     let nodes = by_name.iter().map(|(name, (_, node))| (name.clone(), node.clone())).collect();
-    let wish = wish(Ring::new(placement.ring, &nodes), intents, settings.slots, settings.replication);
-    wish.into_iter().map(|names| names.iter().filter_map(|n| by_name.get(n)).map(|(i, _)| *i).collect()).collect()
+    // Those after the first few are wanted only instead of one that its primary does not reach.
+    let instead = if placement.apart.is_empty() { 0 } else { u32::try_from(by_name.len()).unwrap_or(u32::MAX) };
+    let count = settings.replication.saturating_add(instead);
+    let wish = wish(Ring::new(placement.ring, &nodes), intents, settings.slots, count);
+    let reached = |(names, record): (Vec<NodeId>, &SlotRecord)| {
+        let all = names.iter().filter_map(|n| by_name.get(n)).map(|(i, _)| *i);
+        let reached = all.filter(|i| !placement.are_apart(record.primary.incarnation, *i));
+        reached.take(settings.replication as usize).collect()
+    };
+    wish.into_iter().zip(&placement.slots).map(reached).collect()
 }
 
 /// The changes found so far, and the placement as they make it.
@@ -152,6 +182,8 @@ struct Plan<'a> {
     draft: Draft,
     changes: Vec<Change>,
     processes: Processes<'a>,
+    /// A process was evicted just now: copies wait.
+    rooms_first: bool,
 }
 
 impl Plan<'_> {

@@ -140,6 +140,7 @@ impl Plan<'_> {
         let dead = members.filter(|i| self.processes.cause_of_eviction(self.situation, **i).is_some());
         for incarnation in dead.copied().collect::<Vec<_>>() {
             self.push(Change::Evict { incarnation });
+            self.rooms_first |= self.situation.evidence.dead.contains_key(&incarnation);
         }
     }
 

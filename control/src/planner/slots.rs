@@ -1,15 +1,21 @@
 //! What each slot needs to come to where the ring wants it.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use roomring_proto::{Incarnation, Seat, SlotId};
 
-use super::{Plan, recreate_after};
+use super::{History, Plan, recreate_after};
+use crate::clock::Time;
 use crate::placement::{Change, SlotRecord};
 
 /// Most seats that a process receives, and most that one sends, at a time. Bounds the memory and bandwidth of snapshots in
 /// flight, and what is left half done when plans change; large enough that a join takes a handful of rounds.
 pub(super) const CATCH_UPS: usize = 128;
+
+/// After an eviction no copies are begun for so long: first the rooms that lost their primary take publishes again, with every
+/// core's help. A slot that may take none without another copy does not wait.
+const ROOMS_FIRST: Duration = Duration::from_millis(500);
 
 /// Running catch-ups by process.
 #[derive(Default)]
@@ -110,13 +116,21 @@ impl Plan<'_> {
     }
 
     /// Learners that the ring does not want go at once, in-sync seats when all that it wants are in sync, those of evicted
-    /// processes as soon as another one is there.
+    /// processes as soon as another one is there, and those that the primary does not reach as soon as enough are left for
+    /// publishes to be taken.
     fn remove_unwanted(&mut self, slot: SlotId, wanted: &[Incarnation]) {
         let Some(record) = self.draft.placement().slot(slot) else { return };
         let enough = wanted.iter().all(|i| record.in_sync.iter().any(|s| s.incarnation == *i));
         let unwanted = |s: &Seat| !wanted.contains(&s.incarnation) && *s != record.primary;
         let alone = !self.is_member(record.primary.incarnation);
-        let in_sync = record.in_sync.iter().filter(|s| enough || (!alone && !self.is_member(s.incarnation)));
+        let placement = self.draft.placement();
+        let apart = |s: &&Seat| placement.are_apart(record.primary.incarnation, s.incarnation);
+        let reached = record.in_sync.iter().filter(|s| !apart(s)).count();
+        let suffices = reached >= placement.settings.min_in_sync as usize;
+        let in_sync = record
+            .in_sync
+            .iter()
+            .filter(|s| enough || (!alone && !self.is_member(s.incarnation)) || (suffices && apart(s)));
         let remove: Vec<Seat> = in_sync.chain(&record.learners).copied().filter(unwanted).collect();
         for seat in remove {
             self.push(Change::RemoveSeat { slot, seat });
@@ -128,7 +142,11 @@ impl Plan<'_> {
     }
 
     fn add_learners(&mut self, slot: SlotId, wanted: &[Incarnation], running: &mut CatchUps) {
-        let Some(record) = self.draft.placement().slot(slot) else { return };
+        let placement = self.draft.placement();
+        let Some(record) = placement.slot(slot) else { return };
+        if self.rooms_first && record.in_sync.len() >= placement.settings.min_in_sync as usize {
+            return;
+        }
         let from = record.primary.incarnation;
         if !self.processes.is_live(from) {
             return; // Nobody to catch up from.
@@ -153,6 +171,11 @@ impl Plan<'_> {
         }
         running
     }
+}
+
+/// Until when copies wait for the rooms of a process that was evicted; `None` if none was.
+pub(super) fn copies_wait_until(history: &History) -> Option<Time> {
+    history.last_eviction().map(|at| at + ROOMS_FIRST)
 }
 
 /// Before every seat in their order.

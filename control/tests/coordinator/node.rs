@@ -8,7 +8,7 @@ use roomring_control::clock::Time;
 use roomring_control::coordinator::{Coordinator, CoordinatorConfig, CoordinatorHandle};
 use roomring_control::home::Home;
 use roomring_control::placement::Settings;
-use roomring_control::planner::ReadySeat;
+use roomring_control::planner::{ReadySeat, Word};
 use roomring_control::registry::{EtcdConfig, NodeSpec, Registration, Registry};
 use roomring_control::view::ClusterView;
 use roomring_proto::{NodeId, SlotId};
@@ -122,7 +122,7 @@ async fn slots(registry: Registry, me: roomring_proto::Incarnation, handle: Coor
         let view = views.borrow_and_update().clone();
         for seat in ready(&view, me) {
             if said.insert(seat) {
-                handle.ready().send(seat).await.unwrap();
+                handle.words().send(Word::Ready(seat)).await.unwrap();
             }
         }
         if views.changed().await.is_err() {

@@ -144,5 +144,6 @@ pub(crate) fn placement(uid: u64, version: u64, node: &str, incarnation: Incarna
         members: BTreeMap::from([(incarnation, member)]),
         slots: vec![slot; 4],
         recent: Default::default(),
+        apart: Default::default(),
     })
 }

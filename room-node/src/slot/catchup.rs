@@ -41,12 +41,14 @@ pub(super) struct Progress {
     stage: Stage,
     /// Everything up to here is held by the seat, acknowledged in this term.
     matched: Option<Lsn>,
+    /// Since when it owes an answer: since there is something to answer, or since its last answer that was progress.
+    silent: Option<Time>,
 }
 
 impl Progress {
     /// Of a seat of which nothing is known in this term.
     pub(super) fn unknown() -> Self {
-        Self { stage: Stage::Down, matched: None }
+        Self { stage: Stage::Down, matched: None, silent: None }
     }
 
     /// Everything up to here is held, acknowledged in this term; `None` before the first acknowledgement.
@@ -67,6 +69,25 @@ impl Progress {
         }
     }
 
+    /// Notes whether the seat owes an answer about a log that ends at `last`.
+    pub(super) fn watch(&mut self, last: Lsn, now: Time) {
+        if self.is_streaming() && self.matched >= Some(last) {
+            self.silent = None;
+        } else {
+            self.silent.get_or_insert(now);
+        }
+    }
+
+    /// Since when the seat owes an answer; `None` if it does not.
+    pub(super) fn silent(&self) -> Option<Time> {
+        self.silent
+    }
+
+    /// Counts its silence from `since` on.
+    pub(super) fn silent_since(&mut self, since: Time) {
+        self.silent = Some(since);
+    }
+
     /// Whether the seat has not been told the commit point yet.
     pub(super) fn lacks_commit(&self, commit: Lsn) -> bool {
         matches!(self.stage, Stage::Streaming { commit_sent, .. } if commit_sent < commit)
@@ -77,6 +98,7 @@ impl Progress {
         if let Stage::Waiting(at) = &mut self.stage {
             *at = due;
         }
+        self.silent = None;
     }
 
     pub(super) fn on_up(&mut self, seat: Seat, term: Term, replica: &Replica, ctx: &Ctx<'_>, out: &mut Vec<Output>) {
@@ -118,6 +140,7 @@ impl Progress {
         if !matches!(self.stage, Stage::Probing) {
             return;
         }
+        self.silent = None;
         let common = if reply.filled { replica.log.common_with(&reply.runs, Lsn(reply.last)) } else { None };
         match common {
             // What the seat has applied is never dropped: it is committed, so this log has it.
@@ -170,6 +193,7 @@ impl Progress {
             return;
         }
         *next += 1;
+        self.silent = None;
         if *next < parts.len() {
             self.send_part(seat, term, replica, ctx, out);
         } else {
@@ -179,7 +203,10 @@ impl Progress {
     }
 
     pub(super) fn on_append_ack(&mut self, lsn: Lsn) {
-        self.matched = self.matched.max(Some(lsn));
+        if self.matched < Some(lsn) {
+            self.matched = Some(lsn);
+            self.silent = None;
+        }
     }
 
     /// Sends what the seat lacks, as far as the window allows.

@@ -56,11 +56,12 @@ impl Slot {
         tail.remembers_as(&leader.tail)
     }
 
-    /// Makes every pending deadline `due`, and forgets when ages are looked at next: states that differ only in how long
+    /// Makes every pending deadline `due`, and forgets when ages and answers are looked at next: states that differ only in how long
     /// something waits become equal.
     pub fn blur(&mut self, due: Time) {
         let Some(leader) = &mut self.leader else { return };
         leader.age_at = None;
+        leader.watch_at = None;
         for at in leader.ready_at.iter_mut().chain(&mut leader.commit_notice_at).chain(leader.gone.values_mut()) {
             *at = due;
         }

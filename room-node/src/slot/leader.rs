@@ -19,6 +19,20 @@ const COMMIT_NOTICE: Duration = Duration::from_millis(50);
 /// A proposal is repeated after this long: the one before may have met a full queue.
 const READY_REPEAT: Duration = Duration::from_millis(500);
 
+/// A seat that counts for commits and has acknowledged nothing of what it owes for this long is given up: longer than it takes
+/// to evict a process that hangs (its worker's 2 s, and a second opinion), so that only those that others hear well get here;
+/// and short enough that publishes that wait for it are answered within their deadline of 4 s.
+const UNANSWERED: Duration = Duration::from_millis(2500);
+
+/// The same of a seat that nobody waits for: a large part of a snapshot may take its time.
+const LEARNER_UNANSWERED: Duration = Duration::from_secs(5);
+
+/// How often answers that are owed are looked for, and missing ones named.
+const WATCH: Duration = Duration::from_millis(250);
+
+/// A look that comes this late was held up here: answers may lie unread, so nobody is blamed.
+const LATENESS: Duration = Duration::from_millis(500);
+
 /// Ages are looked at no more often than this: one entry then serves every room of the slot that came due.
 const AGE_STEP: Duration = Duration::from_secs(1);
 
@@ -35,6 +49,8 @@ pub(super) struct Leader {
     pub(super) proposed: BTreeMap<Seat, Version>,
     pub(super) ready_at: Option<Time>,
     pub(super) commit_notice_at: Option<Time>,
+    /// When to look for answers that are owed; `None` while none are.
+    pub(super) watch_at: Option<Time>,
     pub(super) age_at: Option<Time>,
     pub(super) tail: Tail,
     /// Whom to tell when an entry commits.
@@ -62,6 +78,7 @@ impl Leader {
             proposed: BTreeMap::new(),
             ready_at: None,
             commit_notice_at: None,
+            watch_at: None,
             age_at: None,
             tail: Tail::default(),
             answers: BTreeMap::new(),
@@ -94,7 +111,8 @@ impl Leader {
     pub(super) fn next_deadline(&self) -> Option<Time> {
         let progress = self.progress.values().filter_map(Progress::deadline);
         let gone = self.gone.values().copied().filter(|_| self.promoted);
-        progress.chain(gone).chain(self.ready_at).chain(self.commit_notice_at).chain(self.age_at).min()
+        let looks = [self.ready_at, self.commit_notice_at, self.watch_at, self.age_at];
+        progress.chain(gone).chain(looks.into_iter().flatten()).min()
     }
 
     pub(super) fn on_view(&mut self, replica: &mut Replica, ctx: &Ctx<'_>, out: &mut Vec<Output>) {
@@ -162,8 +180,26 @@ impl Leader {
                 progress.send_commit(*seat, self.term, replica, ctx, out);
             }
         }
+        self.blame(ctx, out);
         if self.promoted && ctx.env.in_contact() {
             self.on_age(replica, ctx);
+        }
+    }
+
+    /// Names seats that have owed an answer for too long.
+    fn blame(&mut self, ctx: &Ctx<'_>, out: &mut Vec<Output>) {
+        let now = ctx.env.now;
+        let Some(at) = self.watch_at.filter(|at| *at <= now) else { return };
+        self.watch_at = None;
+        let late = now.since(at) >= LATENESS;
+        for (seat, progress) in &mut self.progress {
+            let Some(since) = progress.silent() else { continue };
+            let counts = ctx.record.in_sync.contains(seat) || self.proposed.contains_key(seat);
+            if late {
+                progress.silent_since(now);
+            } else if now.since(since) >= if counts { UNANSWERED } else { LEARNER_UNANSWERED } {
+                out.push(Output::Unanswered { slot: ctx.config.slot, seat: *seat });
+            }
         }
     }
 
@@ -197,6 +233,12 @@ impl Leader {
             }
         }
         self.propose(replica, ctx, out);
+        for progress in self.progress.values_mut() {
+            progress.watch(replica.log.last(), ctx.env.now);
+        }
+        if self.watch_at.is_none() && self.progress.values().any(|p| p.silent().is_some()) {
+            self.watch_at = Some(ctx.env.now + WATCH);
+        }
         if self.commit_notice_at.is_none() && self.progress.values().any(|p| p.lacks_commit(replica.commit)) {
             self.commit_notice_at = Some(ctx.env.now + COMMIT_NOTICE);
         }

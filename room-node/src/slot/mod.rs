@@ -143,6 +143,13 @@ pub enum Output {
         /// The placement version known to the primary.
         base: Version,
     },
+    /// This seat has owed an answer for too long. Said again while it lasts.
+    Unanswered {
+        /// The slot.
+        slot: SlotId,
+        /// The seat.
+        seat: Seat,
+    },
 }
 
 /// What the parts of a slot know besides their own state.

@@ -40,6 +40,7 @@ struct World {
     streams: BTreeMap<(Incarnation, Incarnation, bool), VecDeque<v1::Replication>>,
     to_router: VecDeque<(Incarnation, v1::NodeMessage)>,
     ready: BTreeMap<Seat, (Term, Version)>,
+    unanswered: BTreeSet<Seat>,
     router: Router,
     committed: BTreeMap<(Generation, Lsn), Entry>,
     now: Duration,
@@ -76,6 +77,7 @@ impl World {
                 generation: Generation(1),
             }],
             recent: Default::default(),
+            apart: Default::default(),
         };
         let config = |i| Config {
             uid: Uid(7),
@@ -95,6 +97,7 @@ impl World {
             streams: BTreeMap::new(),
             to_router: VecDeque::new(),
             ready: BTreeMap::new(),
+            unanswered: BTreeSet::new(),
             router: Router::default(),
             committed: BTreeMap::new(),
             now: Duration::from_secs(1000),
@@ -163,6 +166,7 @@ impl World {
                         self.to_router.push_back((to, message));
                     }
                 }
+                Output::Unanswered { seat, .. } => _ = self.unanswered.insert(seat),
                 Output::Ready { seat, term, base, .. } => {
                     self.ready.insert(seat, (term, base));
                 }
@@ -197,6 +201,19 @@ impl World {
         self.streams.remove(&(a, b, false));
         self.streams.remove(&(a, b, true));
         self.input(a, Input::PeerDown(b));
+    }
+
+    /// Lets time pass in which the primary is ticked when it wants to be. Gives the seats that it named.
+    fn wait(&mut self, time: Duration) -> BTreeSet<Seat> {
+        let primary = self.record().primary.incarnation;
+        let end = self.now + time;
+        self.unanswered.clear();
+        while let Some(at) = self.slots[&primary].next_deadline().filter(|at| at.0 <= end) {
+            self.now = self.now.max(at.0);
+            self.input(primary, Input::Tick);
+        }
+        self.now = end;
+        std::mem::take(&mut self.unanswered)
     }
 
     fn deliver_stream(&mut self, index: usize) {
@@ -522,6 +539,74 @@ fn a_planned_move_carries_everything_and_its_router_sees_no_gap() {
     assert!(world.slots[&Incarnation(1)].is_empty());
     assert_eq!((world.router.gaps, world.router.delivered.len()), (0, 23));
     assert_eq!(world.slots[&Incarnation(2)].status().role(), v1::slot_status::Role::Primary);
+}
+
+#[test]
+fn a_seat_that_owes_an_answer_for_too_long_is_named() {
+    let mut world = run(3, vec![]);
+    world.write(&Change::AddLearner { slot: SlotId(0), incarnation: Incarnation(2) });
+    settle(&mut world);
+    let [primary, replica] = world.record().in_sync[..] else { panic!("{:?}", world.record()) };
+    let (a, b) = (primary.incarnation, replica.incarnation);
+    assert_eq!(world.wait(Duration::from_secs(60)), BTreeSet::new(), "it owes nothing");
+
+    // What is sent to it gets lost, with the stream and without.
+    for down in [false, true] {
+        world.publish();
+        if down {
+            world.disconnect(a, b);
+        }
+        assert_eq!(world.wait(Duration::from_millis(2400)), BTreeSet::new());
+        assert_eq!(world.wait(Duration::from_millis(350)), BTreeSet::from([replica]));
+        assert_eq!(world.wait(Duration::from_millis(250)), BTreeSet::from([replica]), "again, while it lasts");
+        settle(&mut world);
+        assert_eq!(world.wait(Duration::from_secs(60)), BTreeSet::new());
+    }
+
+    // Answers that come, if slowly, are answers.
+    for _ in 0..4 {
+        world.publish();
+        assert_eq!(world.wait(Duration::from_secs(2)), BTreeSet::new());
+        while world.streams.values().any(|q| !q.is_empty()) {
+            world.deliver_stream(0);
+        }
+    }
+
+    // Whoever was held up itself blames nobody.
+    world.publish();
+    world.now += Duration::from_secs(5);
+    world.input(a, Input::Tick);
+    assert_eq!(world.unanswered, BTreeSet::new());
+    assert_eq!(world.wait(Duration::from_millis(2400)), BTreeSet::new());
+    assert_eq!(world.wait(Duration::from_millis(350)), BTreeSet::from([replica]));
+    settle(&mut world);
+
+    // A learner that can't be reached is named later, and nobody waits for it.
+    world.disconnect(a, Incarnation(3));
+    world.write(&Change::AddLearner { slot: SlotId(0), incarnation: Incarnation(3) });
+    world.show_placement(a, 1000);
+    let learner = world.record().learners[0];
+    assert_eq!(world.wait(Duration::from_millis(4900)), BTreeSet::new());
+    assert_eq!(world.wait(Duration::from_millis(350)), BTreeSet::from([learner]));
+}
+
+#[test]
+fn without_the_seat_that_does_not_answer_what_waited_for_it_commits() {
+    let mut world = run(2, vec![]);
+    world.write(&Change::AddLearner { slot: SlotId(0), incarnation: Incarnation(2) });
+    settle(&mut world);
+    let seat = world.record().in_sync[1];
+    world.disconnect(Incarnation(1), Incarnation(2));
+    world.publish();
+    assert_eq!(world.router.unanswered.len(), 1);
+    assert_eq!(world.wait(Duration::from_secs(3)), BTreeSet::from([seat]));
+    world.write(&Change::RemoveSeat { slot: SlotId(0), seat });
+    world.show_placement(Incarnation(1), 1000);
+    while !world.to_router.is_empty() {
+        world.deliver_router();
+    }
+    assert!(world.router.unanswered.is_empty());
+    settle(&mut world);
 }
 
 #[test]

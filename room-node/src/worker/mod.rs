@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use roomring_control::clock::Time;
-use roomring_control::planner::ReadySeat;
+use roomring_control::planner::{ReadySeat, Word};
 use roomring_proto::Incarnation;
 use roomring_proto::SlotId;
 use tokio::sync::mpsc;
@@ -43,7 +43,7 @@ pub(crate) struct Worker {
     /// Proposals that the coordinator had no room for; the latest of each slot.
     waiting: BTreeMap<SlotId, ReadySeat>,
     /// The coordinator holds the other end.
-    proposals: mpsc::Sender<ReadySeat>,
+    words: mpsc::Sender<Word>,
     counters: Arc<Counters>,
     last_tick: Arc<LastTick>,
 }
@@ -53,7 +53,7 @@ impl Worker {
         mails: mpsc::Receiver<Mail>,
         part: Part,
         me: Incarnation,
-        proposals: mpsc::Sender<ReadySeat>,
+        words: mpsc::Sender<Word>,
         counters: Arc<Counters>,
         last_tick: Arc<LastTick>,
     ) -> Self {
@@ -64,7 +64,7 @@ impl Worker {
             outbound: Outbound::default(),
             out: Vec::new(),
             waiting: BTreeMap::new(),
-            proposals,
+            words,
             counters,
             last_tick,
         }
@@ -96,11 +96,14 @@ impl Worker {
             self.on_mail(mail);
         }
         self.shard.tick(moment(), &mut self.out);
-        for proposal in self.outbound.send(&mut self.out, &self.counters) {
-            self.waiting.insert(proposal.slot, proposal);
+        let told = self.outbound.send(&mut self.out, &self.counters);
+        for process in told.unanswered {
+            // A slot says it again while it lasts.
+            let _ = self.words.try_send(Word::Unanswered(process));
         }
+        self.waiting.extend(told.ready.into_iter().map(|proposal| (proposal.slot, proposal)));
         while let Some(proposal) = self.waiting.first_entry() {
-            if self.proposals.try_send(*proposal.get()).is_err() {
+            if self.words.try_send(Word::Ready(*proposal.get())).is_err() {
                 break;
             }
             proposal.remove();

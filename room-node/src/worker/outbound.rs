@@ -1,6 +1,6 @@
 //! Sends what a worker's slots said in one turn: one group for each connection.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use roomring_control::planner::ReadySeat;
 use roomring_proto::{Incarnation, v1};
@@ -8,6 +8,14 @@ use roomring_proto::{Incarnation, v1};
 use crate::counters::Counters;
 use crate::outbox::Outbox;
 use crate::slot::{LinkId, Output};
+
+/// What slots said to the coordinator.
+#[derive(Debug, Default)]
+pub(crate) struct Told {
+    pub(crate) ready: Vec<ReadySeat>,
+    /// Processes that owe answers.
+    pub(crate) unanswered: BTreeSet<Incarnation>,
+}
 
 /// The connections, as one worker knows them.
 #[derive(Debug, Default)]
@@ -20,10 +28,10 @@ pub(crate) struct Outbound {
 }
 
 impl Outbound {
-    /// Sends everything in `out` and empties it. Returns the proposals in it. What is for a connection that is gone is
+    /// Sends everything in `out` and empties it. Returns what is for the coordinator. What is for a connection that is gone is
     /// dropped: its end was told to the slots, or will be.
-    pub(crate) fn send(&self, out: &mut Vec<Output>, counters: &Counters) -> Vec<ReadySeat> {
-        let mut proposals = Vec::new();
+    pub(crate) fn send(&self, out: &mut Vec<Output>, counters: &Counters) -> Told {
+        let mut told = Told::default();
         let mut links = BTreeMap::<LinkId, Vec<v1::NodeMessage>>::new();
         let mut peers = BTreeMap::<(bool, Incarnation), Vec<v1::PeerMessage>>::new();
         let (mut publishes, mut deliveries) = (0, 0);
@@ -42,7 +50,10 @@ impl Outbound {
                     let message = v1::PeerMessage { kind: Some(v1::peer_message::Kind::Replication(message)) };
                     peers.entry((answer, to)).or_default().push(message);
                 }
-                Output::Ready { slot, seat, term, base } => proposals.push(ReadySeat { slot, seat, term, base }),
+                Output::Ready { slot, seat, term, base } => told.ready.push(ReadySeat { slot, seat, term, base }),
+                Output::Unanswered { seat, .. } => {
+                    told.unanswered.insert(seat.incarnation);
+                }
             }
         }
         counters.add_publishes(publishes);
@@ -57,7 +68,7 @@ impl Outbound {
                 outbox.push(messages);
             }
         }
-        proposals
+        told
     }
 }
 

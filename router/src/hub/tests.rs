@@ -148,6 +148,7 @@ fn placement(version: u64, term: u64, primary: u64, nodes: &[(u64, SocketAddr)])
         members: nodes.iter().map(|(i, addr)| (Incarnation(*i), member(addr))).collect(),
         slots: vec![record; 6],
         recent: Default::default(),
+        apart: Default::default(),
     }
 }
 

@@ -53,6 +53,7 @@ impl Register {
             members: (1..=processes).map(|i| (Incarnation(i), member(i))).collect(),
             slots: vec![record.clone()],
             recent: Default::default(),
+            apart: Default::default(),
         };
         Self { latest: Arc::new(latest), records: [(version, record)].into(), unchanged_since: version }
     }

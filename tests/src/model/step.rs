@@ -264,6 +264,8 @@ impl World {
                 }
                 self.ready.insert(Ready { seat, term, base });
             }
+            // Any seat may be removed at any time here.
+            Output::Unanswered { .. } => {}
         }
     }
 

@@ -30,6 +30,8 @@ const WRITE_WITHIN: Duration = Duration::from_secs(1);
 const READ_EVERY: Duration = Duration::from_millis(300);
 /// Without a read that found the view in sync for so long it may have gaps.
 const LAPSE: Duration = Duration::from_millis(1500);
+/// What a slot said of a process that does not answer holds for this long.
+const UNANSWERED: Duration = Duration::from_secs(1);
 /// Between heartbeats.
 pub(super) const BEAT: Duration = Duration::from_millis(250);
 /// A stream on which nothing came for so long is given up.
@@ -65,6 +67,7 @@ pub(super) struct Node {
     synced: Option<Time>,
     pending: Option<(Time, i64)>,
     ready: BTreeMap<(SlotId, Incarnation), ReadySeat>,
+    unanswered: BTreeMap<Incarnation, Time>,
     due: Option<Time>,
     deadline: Option<Time>,
     attempts: u64,
@@ -99,6 +102,7 @@ impl Node {
             synced: None,
             pending: None,
             ready: BTreeMap::new(),
+            unanswered: BTreeMap::new(),
             due: None,
             deadline: None,
             attempts: 0,
@@ -307,6 +311,11 @@ impl Node {
                         todo.push(Do::Send { conn, message: Message::Peer(message) });
                     }
                 }
+                Output::Unanswered { seat, .. } => {
+                    if self.unanswered.insert(seat.incarnation, now).is_none() {
+                        self.schedule(now + BATCH);
+                    }
+                }
                 Output::Ready { slot, seat, term, base } => {
                     let latest =
                         self.ready.entry((slot, seat.incarnation)).or_insert(ReadySeat { slot, seat, term, base });
@@ -425,7 +434,8 @@ impl Node {
 
     fn plan_deadline(&mut self, now: Time) {
         let evidence = self.evidence(now);
-        let next = self.situation(now, &BTreeSet::new(), &evidence).and_then(|s| planner::next_deadline(&s));
+        let none = &BTreeSet::new();
+        let next = self.situation(now, &BTreeSet::new(), none, &evidence).and_then(|s| planner::next_deadline(&s));
         self.deadline = next.map(|at| at.max(now + BATCH));
     }
 
@@ -448,10 +458,11 @@ impl Node {
         &'a self,
         now: Time,
         ready: &'a BTreeSet<ReadySeat>,
+        unanswered: &'a BTreeSet<Incarnation>,
         evidence: &'a Evidence,
     ) -> Option<Situation<'a>> {
         let (view, history, me, ttl) = (&self.view, &self.history, self.me?, TTL);
-        Some(Situation { view, history, now, me, ttl, ready, evidence })
+        Some(Situation { view, history, now, me, ttl, ready, unanswered, evidence })
     }
 
     fn propose(&mut self, now: Time, todo: &mut Vec<Do>) {
@@ -476,7 +487,9 @@ impl Node {
         };
         let ready = self.ready_for(&base);
         let evidence = self.evidence(now);
-        let Some(situation) = self.situation(now, &ready, &evidence) else { return };
+        self.unanswered.retain(|_, at| now.since(*at) < UNANSWERED);
+        let unanswered = self.unanswered.keys().copied().collect();
+        let Some(situation) = self.situation(now, &ready, &unanswered, &evidence) else { return };
         let changes = planner::plan(&situation);
         if changes.is_empty() {
             return self.plan_deadline(now);

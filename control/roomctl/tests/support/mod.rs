@@ -101,6 +101,7 @@ pub(crate) async fn place(etcd: &mut Client, members: Vec<v1::Member>) {
         members,
         slots: vec![slot(0, vec![]), slot(0, vec![]), slot(1, vec![]), slot(1, vec![seat(0)])],
         recent: vec![eviction()],
+        apart: Vec::new(),
     };
     etcd.put("/roomring/test/placement", placement.encode_to_vec(), None).await.unwrap();
 }

@@ -57,6 +57,27 @@ fn the_dead_go_at_once_though_they_are_registered() {
 }
 
 #[test]
+fn rooms_come_before_copies() {
+    for strict in [false, true] {
+        let mut sim = Sim::new(64, 2, &["n1", "n2", "n3"]);
+        let mut settings = sim.placement().clone();
+        settings.settings.min_in_sync = if strict { 2 } else { 1 };
+        sim.view.placement = Some(settings.into());
+        let (n1, n2) = (sim.incarnation("n1"), sim.incarnation("n2"));
+        sim.silence(n2);
+        let copies = |sim: &Sim| sim.count(|c| matches!(c, Change::AddLearner { .. }));
+        assert!(sim.step());
+        assert_eq!(copies(&sim) > 0, strict, "who takes no publishes without another copy does not wait");
+        if !strict {
+            assert!(!sim.step());
+            let wake = sim.next_deadline(n1).expect("time will tell");
+            sim.pass(wake.since(sim.now));
+            assert!(sim.step() && copies(&sim) > 0);
+        }
+    }
+}
+
+#[test]
 fn nobody_evicts_itself() {
     let mut sim = Sim::new(8, 2, &["n1", "n2"]);
     let n1 = sim.incarnation("n1");
@@ -167,7 +188,9 @@ fn an_evicted_primary_that_is_not_the_last_copy_any_more_is_replaced() {
     // Wrongly evicted: it keeps its last copies, and others copy them; meanwhile nobody may take them over.
     sim.evidence.cut_off.extend([n1, sim.incarnation("n2")]);
     sim.silence(n3);
-    for _ in 0..3 {
+    sim.step();
+    sim.pass(SECOND);
+    for _ in 0..2 {
         sim.step();
     }
     let led = |sim: &Sim| sim.placement().slots.iter().filter(|s| s.primary.incarnation == n3).count();

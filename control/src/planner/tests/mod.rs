@@ -1,3 +1,4 @@
+mod apart;
 mod evidence;
 mod history;
 mod rows;

@@ -137,7 +137,9 @@ fn ready_counts_only_for_its_base_and_term() {
     let takes = |ready: planner::ReadySeat| {
         let (view, history, evidence) = (&sim.view, &sim.history, &sim.evidence);
         let ready = [ready].into();
-        let s = planner::Situation { view, history, now: sim.now, me: a, ttl: TTL, ready: &ready, evidence };
+        let unanswered = &BTreeSet::new();
+        let s =
+            planner::Situation { view, history, now: sim.now, me: a, ttl: TTL, ready: &ready, unanswered, evidence };
         planner::plan(&s).iter().filter(|c| matches!(c, Change::IntoSync { .. })).count()
     };
     assert_eq!(takes(said), 1);

@@ -229,6 +229,10 @@ enum Event {
     Speak(usize),
     CutOff(usize),
     Stop(usize),
+    /// Two do not get through to each other.
+    Deaf(usize, usize),
+    /// All do again.
+    Hear,
     Weight(usize, u32),
     Pin(u32, usize),
     Pass(u64),
@@ -248,6 +252,8 @@ fn event() -> impl Strategy<Value = Event> {
         2 => node.clone().prop_map(Event::Speak),
         1 => node.clone().prop_map(Event::CutOff),
         1 => node.clone().prop_map(Event::Stop),
+        3 => (node.clone(), node.clone()).prop_map(|(a, b)| Event::Deaf(a, b)),
+        1 => Just(Event::Hear),
         1 => (node.clone(), 0..300u32).prop_map(|(n, w)| Event::Weight(n, w)),
         1 => (0..16u32, node).prop_map(|(s, n)| Event::Pin(s, n)),
         2 => (1..120u64).prop_map(Event::Pass),
@@ -291,6 +297,11 @@ fn happen(sim: &mut Sim, event: Event, lapsed: &mut BTreeMap<String, crate::view
             sim.pass(Duration::from_secs(1));
         }
         Event::Writes(count) => (0..count).for_each(|_| _ = sim.step()),
+        Event::Deaf(a, b) => {
+            let pair = (sim.of(&name(a)), sim.of(&name(b)));
+            sim.deaf.extend(pair.0.zip(pair.1).filter(|(a, b)| a != b));
+        }
+        Event::Hear => sim.deaf.clear(),
         Event::Lapse(_) => {}
     }
 }
@@ -310,6 +321,7 @@ proptest! {
         }
         // The trouble ends: who is registered is heard.
         sim.evidence = Default::default();
+        sim.deaf.clear();
         sim.view.nodes.values().map(|n| n.incarnation).collect::<Vec<_>>().into_iter().for_each(|i| sim.speak(i));
         sim.settle();
         let weight = |n: &crate::placement::Member| sim.view.intents.weights.get(&n.node).copied().unwrap_or(n.weight);
@@ -323,6 +335,7 @@ proptest! {
         if ring.iter().any(|(_, weight)| *weight > 0) {
             prop_assert_eq!(sim.places(), wish(&sim, &ring));
             let registered = |i| sim.view.nodes.values().any(|n| n.incarnation == i);
+            prop_assert!(sim.placement().apart.is_empty());
             prop_assert!(members.keys().all(|i| registered(*i)), "the dead are forgotten");
         }
     }

@@ -25,6 +25,8 @@ pub(super) struct Sim {
     pub(super) history: History,
     pub(super) now: Time,
     pub(super) evidence: Evidence,
+    /// Who does not get through to whom.
+    pub(super) deaf: BTreeSet<(Incarnation, Incarnation)>,
     /// Every change written.
     pub(super) log: Vec<Change>,
     /// Fewest in-sync seats that any slot had in any placement.
@@ -46,6 +48,7 @@ impl Sim {
             history: History::default(),
             now: Time(Duration::from_secs(1)),
             evidence: Evidence::default(),
+            deaf: BTreeSet::new(),
             log: Vec::new(),
             fewest: usize::MAX,
             next_incarnation: 100,
@@ -127,7 +130,20 @@ impl Sim {
 
     fn ask<T>(&self, me: Incarnation, question: impl FnOnce(&Situation<'_>) -> T) -> T {
         let (view, history, evidence) = (&self.view, &self.history, &self.evidence);
-        question(&Situation { view, history, now: self.now, me, ttl: TTL, ready: &self.ready(), evidence })
+        let mut evidence = evidence.clone();
+        let deaf = |other: &Incarnation| self.are_deaf(me, *other);
+        evidence.answering.retain(|other| !deaf(other));
+        // Slots of `me` owe something to those that have a seat there.
+        let led = self.placement().slots.iter().filter(|r| r.primary.incarnation == me);
+        let owed = led.flat_map(|r| r.seats()).map(|s| s.incarnation);
+        let unanswered = owed.filter(deaf).collect();
+        let (ready, evidence) = (self.ready(), &evidence);
+        let (ready, unanswered) = (&ready, &unanswered);
+        question(&Situation { view, history, now: self.now, me, ttl: TTL, ready, unanswered, evidence })
+    }
+
+    pub(super) fn are_deaf(&self, a: Incarnation, b: Incarnation) -> bool {
+        self.deaf.contains(&(a, b)) || self.deaf.contains(&(b, a))
     }
 
     fn ready(&self) -> BTreeSet<ReadySeat> {
@@ -135,7 +151,8 @@ impl Sim {
         let slots = (0..).map(SlotId).zip(&self.placement().slots);
         let said = slots.filter(|(_, r)| registered(r.primary.incarnation)).flat_map(|(slot, r)| {
             let base = self.placement().version;
-            r.learners.iter().map(move |seat| ReadySeat { slot, seat: *seat, term: r.term, base })
+            let reached = r.learners.iter().filter(|s| !self.are_deaf(r.primary.incarnation, s.incarnation));
+            reached.map(move |seat| ReadySeat { slot, seat: *seat, term: r.term, base })
         });
         said.collect()
     }

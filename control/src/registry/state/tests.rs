@@ -40,6 +40,7 @@ fn placement(uid: u64, version: u64) -> Placement {
         members: BTreeMap::from([(incarnation, member)]),
         slots: vec![slot],
         recent: Default::default(),
+        apart: Default::default(),
     }
 }
 
