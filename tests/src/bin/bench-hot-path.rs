@@ -193,6 +193,7 @@ impl World {
             members: Default::default(),
             slots: vec![record],
             recent: Default::default(),
+            apart: Default::default(),
         });
         for n in 0..2 {
             self.to_nodes.push_back((n, Event::Adopt { placement: placement.clone(), contact: Some(NOW) }));
@@ -267,7 +268,7 @@ impl World {
                         let other = NODES.iter().position(|n| *n == to).expect("one of the nodes");
                         self.to_nodes.push_back((other, Event::Peer(carried(&message))));
                     }
-                    slot::Output::Router { .. } | slot::Output::Ready { .. } => {}
+                    slot::Output::Router { .. } | slot::Output::Ready { .. } | slot::Output::Unanswered { .. } => {}
                 }
             }
             if !to_router.is_empty() {

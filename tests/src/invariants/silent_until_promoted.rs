@@ -40,7 +40,7 @@ fn gives_history(slot: &Slot, env: &Env) -> bool {
     slot.handle(env, Input::Router { link, message }, &mut out);
     let given = |output: &Output| match output {
         Output::Router { message, .. } => matches!(&message.kind, Some(Kind::History(h)) if h.refused.is_none()),
-        Output::Peer { .. } | Output::Ready { .. } => false,
+        Output::Peer { .. } | Output::Ready { .. } | Output::Unanswered { .. } => false,
     };
     out.iter().any(given)
 }
