@@ -92,6 +92,10 @@ sim: build-deps ## Simulate: SEEDS=1000 (FROM=0), or every step of one, SEED=17
 	SEEDS=$(or $(SEEDS),1000) FROM=$(or $(FROM),0) $(if $(SEED),SEED=$(SEED)) \
 		$(CARGO) test --locked --package roomring-tests --test sim many_seeds -- --nocapture
 
+.PHONY: recordings
+recordings: build-deps ## Record runs of broken builds anew, for the checker's tests
+	$(CARGO) test --locked --package roomring-tests --test recordings -- --ignored --nocapture
+
 fmt: cargo ## Format the code
 	$(CARGO) fmt --all
 

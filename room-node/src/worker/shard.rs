@@ -106,6 +106,11 @@ struct Held {
 }
 
 impl Shard {
+    /// The same with other rules, for checks.
+    pub fn with_rules(self, rules: Rules) -> Self {
+        Self { rules, ..self }
+    }
+
     /// No slots yet.
     pub fn new(part: Part, me: Incarnation) -> Self {
         Self {

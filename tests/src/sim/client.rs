@@ -13,7 +13,7 @@ use roomring_proto::{RoomId, Seq};
 use roomring_router::hub::api::{self, ClientPosition, Codec, Command, ToClient};
 use roomring_router::hub::queue::ClientQueue;
 
-use super::ROOMS;
+use super::{Mutant, ROOMS, bugs};
 use crate::checker::{Line, Position, What};
 use crate::client::wire::Reply;
 
@@ -59,11 +59,16 @@ pub(super) struct Client {
     presence: BTreeMap<u32, &'static str>,
     last_request: u32,
     said: u64,
+    mutant: Option<Mutant>,
+    spoilt: u64,
+    /// By request, and those to be sent once more: see [`Mutant::ResendsUnknown`].
+    sent: BTreeMap<u32, (&'static str, Bytes)>,
+    again: Vec<(&'static str, Bytes)>,
     pub(super) lines: Vec<Line>,
 }
 
 impl Client {
-    pub(super) fn new(index: usize) -> Self {
+    pub(super) fn new(index: usize, mutant: Option<Mutant>) -> Self {
         Self {
             index,
             connections: 0,
@@ -74,6 +79,10 @@ impl Client {
             presence: BTreeMap::new(),
             last_request: 0,
             said: 0,
+            mutant,
+            spoilt: 0,
+            sent: BTreeMap::new(),
+            again: Vec::new(),
             lines: Vec::new(),
         }
     }
@@ -115,6 +124,12 @@ impl Client {
     fn request(&mut self) -> u32 {
         self.last_request += 1;
         self.last_request
+    }
+
+    /// What its router sends once more by mistake.
+    pub(super) fn again(&mut self) -> Option<Command> {
+        let (room, data) = self.again.pop()?;
+        Some(Command::Publish { request: 0, room: id(room), client: bugs::nobody(), data, id: String::new() })
     }
 
     /// Does something, or nothing.
@@ -163,6 +178,9 @@ impl Client {
         let data = format!("\"{}:{}\"", self.index, self.said);
         let request = self.request();
         self.publishes.insert(request);
+        if self.mutant == Some(Mutant::ResendsUnknown) {
+            self.sent.insert(request, (room, data.clone().into()));
+        }
         self.note(now, What::Sent { room: room.into(), number: request.into(), data: data.clone(), id: None });
         Command::Publish { request, room: id(room), client, data: data.into(), id: String::new() }
     }
@@ -180,7 +198,7 @@ impl Client {
         if handle.queue.try_recv_many(&mut messages, usize::MAX).is_some_and(|taken| taken.is_err()) {
             return Err(format!("{} is taken for slow", handle.id));
         }
-        for message in messages {
+        for message in bugs::spoil_pushes(self.mutant, &mut self.spoilt, messages) {
             self.told(now, message)?;
         }
         Ok(())
@@ -221,6 +239,10 @@ impl Client {
             }
             ToClient::Published { request, result } => {
                 self.publishes.remove(&request);
+                let sent = self.sent.remove(&request);
+                if matches!(&result, Err(e) if e.code == ErrorCode::OUTCOME_UNKNOWN.code) {
+                    self.again.extend(sent);
+                }
                 let number = request.into();
                 self.note(
                     now,

@@ -77,7 +77,7 @@ impl World {
 
     fn crash_a_router(&mut self) {
         let router = self.rng.random_range(0..self.routers.len());
-        if self.routers[router].up {
+        if self.routers[router].up && !self.options.routers_stay {
             let down = self.millis(3_000);
             self.say("fault: router crashes", || format!("{router} for {down:?}"));
             self.crash(Who::Router(router));

@@ -7,6 +7,7 @@
 //! [`checker`](crate::checker); what must hold inside is looked at after every step. In the end faults stop, and everything
 //! must work again.
 
+mod bugs;
 mod checks;
 mod client;
 mod etcd;
@@ -17,6 +18,8 @@ mod router;
 mod world;
 
 use std::time::Duration;
+
+use roomring_node::slot::Rule;
 
 pub use world::{Failure, Report, run};
 
@@ -42,6 +45,22 @@ pub enum Mutant {
     SameIncarnation,
     /// Learners are in sync as soon as they exist.
     UnreadyInSync,
+    /// A rule of the slot is off in every node.
+    Off(Rule),
+    /// A router loses a delivery to a client now and then.
+    LosesDeliveries,
+    /// A router tells a client of a join twice now and then.
+    JoinsTwice,
+    /// A router answers a publish twice now and then.
+    AnswersTwice,
+    /// A router calls what is unknown refused.
+    CallsUnknownRefused,
+    /// A router does not tell nodes who joined an attached room.
+    TellsNoJoins,
+    /// A router sends a publish whose outcome it gave as unknown once more.
+    ResendsUnknown,
+    /// Routers close their sockets when a node dies.
+    ClosesSockets,
 }
 
 /// What is simulated.
@@ -51,4 +70,8 @@ pub struct Options {
     pub trace: bool,
     /// A bug to put in.
     pub mutant: Option<Mutant>,
+    /// Look at what clients see only: a bug is to be found by the checker.
+    pub black_box: bool,
+    /// No router crashes, and the recording claims so.
+    pub routers_stay: bool,
 }

@@ -11,7 +11,7 @@ use roomring_control::placement::{Cause, Placement, RingParams, Settings};
 use roomring_control::planner::{self, History, ReadySeat, Situation};
 use roomring_control::view::ClusterView;
 use roomring_node::core::{Event, Moment, Part, Shard};
-use roomring_node::slot::{LinkId, Output};
+use roomring_node::slot::{LinkId, Output, Rules};
 use roomring_proto::{Incarnation, NodeId, Seat, SlotId, Uid, Version, v1};
 
 use super::etcd::{Reply, Request, Snapshot};
@@ -335,7 +335,11 @@ impl Node {
                     return;
                 }
                 self.me = Some(incarnation);
-                self.shard = Some(Shard::new(Part { index: 0, of: 1 }, incarnation));
+                let rules = match self.mutant {
+                    Some(Mutant::Off(rule)) => Rules::without(rule),
+                    _ => Rules::default(),
+                };
+                self.shard = Some(Shard::new(Part { index: 0, of: 1 }, incarnation).with_rules(rules));
                 self.synced = Some(now);
                 self.view.unbroken_since = Some(now);
                 self.watched(now, wall_ms, &snapshot, todo);

@@ -14,6 +14,7 @@ use roomring_router::hub::core::{Link, Output, Route, Slot};
 use super::etcd::Snapshot;
 use super::net::Message;
 use super::node::{BEAT, Do, SILENCE};
+use super::{Mutant, bugs};
 
 const PUBLISH_DEADLINE: Duration = Duration::from_secs(4);
 
@@ -33,10 +34,11 @@ pub(super) struct Router {
     heard: BTreeMap<u64, Time>,
     beat_at: Time,
     out: Vec<Output>,
+    mutant: Option<Mutant>,
 }
 
 impl Router {
-    pub(super) fn new(life: u64, me: Incarnation, now: Time) -> Self {
+    pub(super) fn new(life: u64, me: Incarnation, now: Time, mutant: Option<Mutant>) -> Self {
         Self {
             life,
             up: true,
@@ -51,6 +53,7 @@ impl Router {
             heard: BTreeMap::new(),
             beat_at: now,
             out: Vec::new(),
+            mutant,
         }
     }
 
@@ -193,7 +196,8 @@ impl Router {
                 slot.flush(now, &mut self.out);
             }
         }
-        for Output { link, message } in self.out.drain(..) {
+        for Output { link, mut message } in self.out.drain(..) {
+            bugs::spoil_presence(self.mutant, &mut message);
             // To a link that is no more: its end was told, and what was sent is sent again.
             if self.links.get(&link.node) == Some(&Some(link.session)) {
                 todo.push(Do::Send { conn: link.session, message: Message::ToNode(message) });

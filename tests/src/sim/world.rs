@@ -109,7 +109,7 @@ pub(super) struct World {
     checks: Checks,
     mood: Mood,
     trouble: bool,
-    options: Options,
+    pub(super) options: Options,
     report: Report,
 }
 
@@ -147,7 +147,7 @@ impl World {
             etcd: Etcd::default(),
             nodes,
             routers: Vec::new(),
-            clients: (0..4).map(Client::new).collect(),
+            clients: (0..4).map(|index| Client::new(index, options.mutant)).collect(),
             harshness,
             partitions: Vec::new(),
             no_etcd: BTreeMap::new(),
@@ -164,7 +164,7 @@ impl World {
     fn live(&mut self) -> Result<(), String> {
         for life in 1..=2 {
             let me = Incarnation(self.etcd.rise().unsigned_abs());
-            self.routers.push(Router::new(life, me, self.now));
+            self.routers.push(Router::new(life, me, self.now, self.options.mutant));
         }
         for node in 0..3 {
             self.after(Duration::from_millis(node), Event::Restart(Who::Node(usize::try_from(node).unwrap_or(0))));
@@ -181,6 +181,9 @@ impl World {
         }
         if self.harshness == Harshness::Gentle {
             self.report.recording.say(What::Claimed { claim: Claim::NoLoss });
+        }
+        if self.options.routers_stay {
+            self.report.recording.say(What::Claimed { claim: Claim::SocketsStay });
         }
 
         self.go(TROUBLE)?;
@@ -285,7 +288,9 @@ impl World {
                 self.report.trace.push(line);
             }
             self.handle(event)?;
-            self.checks.cluster(&self.nodes, &self.etcd.written)?;
+            if !self.options.black_box {
+                self.checks.cluster(&self.nodes, &self.etcd.written)?;
+            }
         }
         self.now = until;
         Ok(())
@@ -436,7 +441,9 @@ impl World {
 
     /// Does what a process wanted, after it was given something.
     fn done(&mut self, who: Who, todo: Vec<Do>) -> Result<(), String> {
-        if let Who::Node(n) = who {
+        if let Who::Node(n) = who
+            && !self.options.black_box
+        {
             self.checks.node(&self.nodes[n])?;
         }
         for wish in todo {
@@ -686,11 +693,13 @@ impl World {
             let after = self.latency();
             self.cut(conn, other, after, true);
         }
-        if let Who::Router(router) = who {
-            for client in self.clients.iter_mut().filter(|c| c.router == Some(router)) {
-                client.cut(self.now);
-                self.report.recording.lines.append(&mut client.lines);
-            }
+        let closes = |c: &Client| match who {
+            Who::Router(router) => c.router == Some(router),
+            Who::Node(_) => c.router.is_some() && self.options.mutant == Some(Mutant::ClosesSockets),
+        };
+        for client in self.clients.iter_mut().filter(|c| closes(c)) {
+            client.cut(self.now);
+            self.report.recording.lines.append(&mut client.lines);
         }
     }
 
@@ -715,7 +724,7 @@ impl World {
                     return;
                 }
                 let me = Incarnation(self.etcd.rise().unsigned_abs());
-                self.routers[r] = Router::new(self.routers[r].life + 2, me, self.now);
+                self.routers[r] = Router::new(self.routers[r].life + 2, me, self.now, self.options.mutant);
                 let snapshot = Arc::new(self.etcd.now.clone());
                 let life = self.life(who);
                 let delay = self.latency();
@@ -734,6 +743,9 @@ impl World {
                 self.clients[client].connect(self.now, router);
             }
             return Ok(());
+        }
+        if let Some(again) = self.clients[client].again() {
+            return self.command(client, again);
         }
         let Self { clients, rng, now, mood, .. } = self;
         match clients[client].act(*now, rng, *mood) {
