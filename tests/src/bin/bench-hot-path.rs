@@ -96,7 +96,11 @@ fn compare(file: &PathBuf, keep: bool) -> ExitCode {
         std::fs::write(file, text).expect("the file can be written");
         return ExitCode::SUCCESS;
     }
-    let kept: Value = serde_json::from_slice(&std::fs::read(file).expect("the file is there")).expect("JSON");
+    let Ok(text) = std::fs::read(file) else {
+        println!("nothing is kept in {}: keep these with --keep", file.display());
+        return ExitCode::FAILURE;
+    };
+    let kept: Value = serde_json::from_slice(&text).expect("JSON");
     if kept["compiler"] != compiler {
         println!("not compared: those kept are of {}, this is {compiler}; keep new ones with --keep", kept["compiler"]);
         return ExitCode::SUCCESS;

@@ -221,8 +221,7 @@ impl Conn {
         if self.received == before || self.joining > 0 || dialect.asks(payload) {
             let mut answer = Vec::new();
             match dialect.on_other(place.room, payload, &mut answer) {
-                Step::None => {}
-                Step::Joined => self.joining = self.joining.saturating_sub(1),
+                Step::Joined(subscribes) => self.joining = self.joining.saturating_sub(subscribes),
                 Step::Refused(why) => return Err(format!("the server refused: {why}")),
             }
             self.send(&answer)?;

@@ -30,10 +30,8 @@ pub(crate) const FIRST_ID: u64 = 2;
 /// What an answer means for the one who asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Step {
-    /// Nothing to do, or an answer was written.
-    None,
-    /// A subscribe was confirmed.
-    Joined,
+    /// So many subscribes were confirmed; an answer may have been written.
+    Joined(usize),
     /// The server refused something.
     Refused(String),
 }
@@ -89,20 +87,20 @@ impl Dialect {
     /// Takes a message of the server that holds no payload of ours, and may answer it.
     pub(crate) fn on_other(self, room: usize, text: &[u8], out: &mut Vec<u8>) -> Step {
         match self {
-            Self::Floor => Step::Joined,
-            Self::Plain | Self::Nchan => Step::None,
+            Self::Floor => Step::Joined(1),
+            Self::Plain | Self::Nchan => Step::Joined(0),
             Self::Centrifuge => {
-                let mut step = Step::None;
+                let mut joined = 0;
                 for line in text.split(|&b| b == b'\n') {
                     if line == b"{}" {
                         frame::text(out, &[b"{}"]);
                     } else if contains(line, b"\"error\"") {
                         return refused(line);
                     } else if contains(line, b"\"subscribe\":") {
-                        step = Step::Joined;
+                        joined += 1;
                     }
                 }
-                step
+                Step::Joined(joined)
             }
             Self::Nats => {
                 if contains(text, b"-ERR") {
@@ -111,7 +109,7 @@ impl Dialect {
                 if contains(text, b"PING") {
                     frame::text(out, &[b"PONG\r\n"]);
                 }
-                if contains(text, b"PONG") { Step::Joined } else { Step::None }
+                Step::Joined(memchr::memmem::find_iter(text, b"PONG").count())
             }
             Self::SocketIo => {
                 match text {
@@ -120,10 +118,10 @@ impl Dialect {
                     [b'4', b'0', ..] => {
                         self.subscribe(room, FIRST_ID, out);
                     }
-                    [b'4', b'3', ..] => return Step::Joined,
+                    [b'4', b'3', ..] => return Step::Joined(1),
                     _ => return refused(text),
                 }
-                Step::None
+                Step::Joined(0)
             }
         }
     }
