@@ -167,3 +167,29 @@ fn refused(text: &[u8]) -> Step {
 fn contains(text: &[u8], what: &[u8]) -> bool {
     memchr::memmem::find(text, what).is_some()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_that_share_a_frame_are_all_counted() {
+        let mut out = Vec::new();
+        let nats = Dialect::Nats.on_other(1, b"PONG\r\nPONG\r\nPING\r\n", &mut out);
+        assert_eq!(nats, Step::Joined(2));
+        assert!(out.ends_with(b"PONG\r\n"), "a ping is answered");
+        let text = b"{\"id\":1,\"connect\":{}}\n{\"id\":2,\"subscribe\":{}}\n{}\n{\"id\":3,\"subscribe\":{}}";
+        out.clear();
+        assert_eq!(Dialect::Centrifuge.on_other(1, text, &mut out), Step::Joined(2));
+        assert!(out.ends_with(b"{}"), "a ping is answered");
+        let refused = Dialect::Centrifuge.on_other(1, b"{\"id\":2,\"error\":{\"code\":103}}", &mut out);
+        assert!(matches!(refused, Step::Refused(why) if why.contains("103")));
+    }
+
+    #[test]
+    fn pings_among_messages_are_seen() {
+        assert!(Dialect::Centrifuge.asks(b"{}\n{\"push\":{}}"));
+        assert!(Dialect::Centrifuge.asks(b"{\"push\":{}}\n{}"));
+        assert!(!Dialect::Centrifuge.asks(b"{\"push\":{}}"));
+    }
+}
