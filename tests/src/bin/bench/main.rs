@@ -26,6 +26,7 @@ use std::time::Duration;
 use clap::{Parser, Subcommand, ValueEnum};
 use machine::Machine;
 use measure::{Lengths, Measured, measure};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use peers::Peer;
 use report::{Line, Results};
 use rows::{GROWTH, Kind, ROWS, Row, SLICE, Who};
@@ -115,6 +116,9 @@ fn bench(args: &Args) -> std::io::Result<()> {
     }
     let rows: Vec<&Row> =
         all.iter().filter(|row| args.rows.is_empty() || args.rows.iter().any(|n| n == row.name)).collect();
+    // What is started inherits it. Ten thousand connections take more than the usual 1,024.
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, most, most)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let machine = Machine::here();
     let mut lines = Vec::new();
