@@ -5,6 +5,7 @@
 
 mod backend;
 mod config;
+mod frame;
 mod grpc;
 pub mod http;
 pub mod hub;
@@ -13,5 +14,6 @@ pub mod session;
 
 pub use backend::{Backend, Refused, Whereabouts};
 pub use config::{Config, Flags};
+pub use frame::Frame;
 pub use grpc::ServerError;
 pub use run::{Error, Ready, run};

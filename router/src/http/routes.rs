@@ -138,11 +138,11 @@ fn upgrade<B: Backend>(
         return Err(unavailable(app));
     }
     let upgraded = hyper::upgrade::on(request);
-    app.tasks.spawn(run(app.clone(), backend, upgraded, session));
+    app.tasks.spawn(run(app.clone(), backend, upgraded, Box::new(session)));
     Ok(handshake.response())
 }
 
-async fn run<B: Backend>(app: Arc<App<B>>, backend: Arc<B>, upgraded: OnUpgrade, session: impl Machine) {
+async fn run<B: Backend>(app: Arc<App<B>>, backend: Arc<B>, upgraded: OnUpgrade, session: Box<impl Machine>) {
     let upgraded = match upgraded.await {
         Ok(upgraded) => upgraded,
         Err(e) => return tracing::debug!(error = %e, "the client went away during the handshake"),
@@ -152,7 +152,7 @@ async fn run<B: Backend>(app: Arc<App<B>>, backend: Arc<B>, upgraded: OnUpgrade,
         return tracing::error!("a connection is not of the type it was served as");
     };
     let _counted = app.count_connection();
-    let ws = task::websocket(parts.io.into_inner(), parts.read_buf, app.max_message).await;
     // A token of its own: sessions would wait for each other at a shared one.
-    task::run(ws, session, backend, app.stop.child_token()).await;
+    let stop = app.stop.child_token();
+    task::run(parts.io.into_inner(), parts.read_buf, app.max_message, session, backend, stop).await;
 }

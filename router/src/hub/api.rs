@@ -11,6 +11,7 @@ use roomring_proto::close::{CloseCode, ErrorCode};
 use roomring_proto::{Epoch, RoomId, Seq, v1};
 
 use super::queue::ClientQueue;
+use crate::frame::Frame;
 
 /// How a client wants its pushes encoded. A push is encoded once per codec and room, and the bytes are shared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -126,7 +127,7 @@ pub enum Command {
 #[derive(Debug, Clone)]
 pub enum ToClient {
     /// A push, ready in the client's codec, shared with the other members.
-    Push(Bytes),
+    Push(Frame),
     /// Answer to a subscribe.
     Subscribed {
         /// The command's id.

@@ -2,11 +2,11 @@
 
 use std::cell::OnceCell;
 
-use bytes::Bytes;
 use roomring_proto::client::{json, plain};
 use roomring_proto::{Epoch, RoomId, v1};
 
 use super::api::Codec;
+use crate::frame::Frame;
 
 /// What is pushed.
 #[derive(Debug, Clone, Copy)]
@@ -22,8 +22,8 @@ pub(super) struct Encoded<'a> {
     room: &'a RoomId,
     epoch: Epoch,
     event: Event<'a>,
-    json: OnceCell<Bytes>,
-    plain: OnceCell<Bytes>,
+    json: OnceCell<Frame>,
+    plain: OnceCell<Frame>,
 }
 
 impl<'a> Encoded<'a> {
@@ -32,18 +32,22 @@ impl<'a> Encoded<'a> {
     }
 
     /// The push for members that speak `codec`.
-    pub(super) fn get(&self, codec: Codec) -> Bytes {
+    pub(super) fn get(&self, codec: Codec) -> Frame {
         let room = self.room.as_str();
         match codec {
-            Codec::Json => self.json.get_or_init(|| match self.event {
-                Event::Publication(publication) => json::publication_push(room, publication),
-                Event::Join(info) => json::join_push(room, info),
-                Event::Leave(info) => json::leave_push(room, info),
+            Codec::Json => self.json.get_or_init(|| {
+                Frame::text(&match self.event {
+                    Event::Publication(publication) => json::publication_push(room, publication),
+                    Event::Join(info) => json::join_push(room, info),
+                    Event::Leave(info) => json::leave_push(room, info),
+                })
             }),
-            Codec::Plain => self.plain.get_or_init(|| match self.event {
-                Event::Publication(publication) => plain::message(room, self.epoch, publication),
-                Event::Join(info) => plain::join(room, self.epoch, info),
-                Event::Leave(info) => plain::leave(room, self.epoch, info),
+            Codec::Plain => self.plain.get_or_init(|| {
+                Frame::text(&match self.event {
+                    Event::Publication(publication) => plain::message(room, self.epoch, publication),
+                    Event::Join(info) => plain::join(room, self.epoch, info),
+                    Event::Leave(info) => plain::leave(room, self.epoch, info),
+                })
             }),
         }
         .clone()

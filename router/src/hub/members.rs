@@ -94,15 +94,21 @@ impl Members {
         self.all.remove(client).is_some()
     }
 
-    /// Pushes a publication to every member that has the one before it.
-    pub(super) fn publication(&mut self, room: &RoomId, epoch: Epoch, publication: &v1::Publication) -> Delivered {
+    /// Pushes a publication to every member that has the one before it. Queues that are to be flushed are added to `owed`.
+    pub(super) fn publication(
+        &mut self,
+        room: &RoomId,
+        epoch: Epoch,
+        publication: &v1::Publication,
+        owed: &mut Vec<Arc<Client>>,
+    ) -> Delivered {
         let encoded = Encoded::new(room, epoch, Event::Publication(publication));
         let mut delivered = Delivered::default();
         for (ById(client), member) in &mut self.all {
             // A higher one cannot come: the room itself goes up by one, and no member is behind it.
             if publication.seq.checked_sub(1) == Some(member.seq.0) {
                 member.seq = Seq(publication.seq);
-                delivered.push(client, &encoded);
+                delivered.push(client, &encoded, owed);
             }
         }
         delivered
@@ -110,7 +116,14 @@ impl Members {
 
     /// Tells members that want to know that somebody came or, if `left`, went. A member hears once that it came itself, and
     /// never that it went: what a slow primary still says of its earlier visits is not news to it.
-    pub(super) fn presence(&mut self, room: &RoomId, epoch: Epoch, info: &v1::ClientInfo, left: bool) -> Delivered {
+    pub(super) fn presence(
+        &mut self,
+        room: &RoomId,
+        epoch: Epoch,
+        info: &v1::ClientInfo,
+        left: bool,
+        owed: &mut Vec<Arc<Client>>,
+    ) -> Delivered {
         let event = if left { Event::Leave(info) } else { Event::Join(info) };
         let encoded = Encoded::new(room, epoch, event);
         let mut delivered = Delivered::default();
@@ -118,7 +131,7 @@ impl Members {
             if client.id == info.client && (left || std::mem::replace(&mut member.announced, true)) {
                 continue;
             }
-            delivered.push(client, &encoded);
+            delivered.push(client, &encoded, owed);
         }
         delivered
     }
@@ -155,9 +168,13 @@ impl Members {
 }
 
 impl Delivered {
-    fn push(&mut self, client: &Arc<Client>, encoded: &Encoded<'_>) {
+    fn push(&mut self, client: &Arc<Client>, encoded: &Encoded<'_>, owed: &mut Vec<Arc<Client>>) {
         match client.queue.push(ToClient::Push(encoded.get(client.codec))) {
             Pushed::Queued => self.pushes += 1,
+            Pushed::Owed => {
+                self.pushes += 1;
+                owed.push(client.clone());
+            }
             Pushed::Overflowed => self.slow += 1,
             Pushed::Refused if client.queue.is_slow() => {}
             Pushed::Refused => self.gone.push(client.clone()),

@@ -23,6 +23,7 @@ mod testing;
 #[cfg(test)]
 mod tests;
 mod upstream;
+pub(crate) mod wire;
 mod worker;
 
 /// The pure core of a worker, for the simulation.
@@ -42,6 +43,7 @@ use roomring_control::placement::Placement;
 use roomring_control::registry::{RegistrationState, Registry};
 use roomring_control::view::ClusterView;
 use roomring_proto::{Incarnation, NodeId, RoomId};
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -123,20 +125,19 @@ impl Hub {
         let stop_links = CancellationToken::new();
         let working = TaskTracker::new();
         let count = config.workers.or_else(|| std::thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get);
-        let workers: Vec<_> = (0..count)
-            .map(|_| {
-                let (sender, mailbox) = mpsc::channel(MAILBOX);
-                let worker = Worker::new(mailbox, view.clone(), config.publish_deadline, totals.clone());
-                let all = stop.clone();
-                // A worker that panicked has lost its slots: the router must not go on without them.
-                let guard = all.clone().drop_guard();
-                working.spawn(async move {
-                    let _guard = guard;
-                    worker.run(all).await;
-                });
-                sender
-            })
-            .collect();
+        let (workers, mailboxes): (Vec<_>, Vec<_>) = (0..count).map(|_| mpsc::channel(MAILBOX)).unzip();
+        for (index, mailbox) in mailboxes.into_iter().enumerate() {
+            let mut others = workers.clone();
+            others.remove(index);
+            let worker = Worker::new(mailbox, others, view.clone(), config.publish_deadline, totals.clone());
+            let all = stop.clone();
+            // A worker that panicked has lost its slots: the router must not go on without them.
+            let guard = all.clone().drop_guard();
+            working.spawn(async move {
+                let _guard = guard;
+                worker.run(all).await;
+            });
+        }
         let open = watch::Sender::default();
         let links = open.subscribe();
         let upstreams = Arc::new(Upstreams {
@@ -198,7 +199,14 @@ impl Hub {
 impl Backend for Hub {
     async fn send(&self, command: Command) -> Result<(), Refused> {
         let (worker, event) = self.event(command).ok_or(Refused)?;
-        timeout(SEND_WITHIN, worker.send(event)).await.map_err(|_| Refused)?.map_err(|_| Refused)
+        match worker.try_send(event) {
+            Ok(()) => Ok(()),
+            Err(TrySendError::Closed(_)) => Err(Refused),
+            // Boxed: it is rare, and every session's future would hold room for it.
+            Err(TrySendError::Full(event)) => {
+                Box::pin(timeout(SEND_WITHIN, worker.send(event))).await.map_err(|_| Refused)?.map_err(|_| Refused)
+            }
+        }
     }
 
     async fn leave(&self, client: Arc<Client>, rooms: Vec<RoomId>) {

@@ -1,13 +1,19 @@
-//! A client's one outbound queue: the hub and the session put messages in, the session's task takes them out and writes them.
+//! A client's one outbound queue: the hub puts in what the client is to be told, and it goes to the client's socket in order.
 //!
-//! Putting never waits: a client that does not read in time is marked slow instead, and everybody else goes on.
+//! Pushes are ready frames. Whoever holds the queue writes them, many in one write: the hub's worker after each of its
+//! turns, or the client's task, which also turns the events in between into frames. Nobody waits for a socket: one that
+//! takes no more is left to the client's task. Putting never waits either: a client that does not read in time is marked
+//! slow instead, and everybody else goes on.
 
 use std::collections::VecDeque;
+use std::ops::ControlFlow;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
 use super::api::ToClient;
+use super::wire::{Wire, Written};
+use crate::frame::Frame;
 
 /// Most messages that wait for one client: small pushes cost more memory than their bytes.
 const MESSAGES: usize = 16_384;
@@ -16,7 +22,10 @@ const MESSAGES: usize = 16_384;
 const OVERHEAD: usize = 64;
 
 /// Room for messages that an emptied queue keeps; a burst's memory is given back.
-const KEEP_CAPACITY: usize = 64;
+const KEEP: usize = 64;
+
+/// The same for a client to whom nobody has spoken for a while.
+const KEEP_IDLE: usize = 4;
 
 /// The client did not read fast enough: it is to be closed with [`roomring_proto::close::CloseCode::SLOW`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -28,13 +37,28 @@ pub struct Slow;
 pub enum Pushed {
     /// It waits in the queue.
     Queued,
+    /// It waits in the queue until the caller calls [`ClientQueue::flush`], which it owes before it waits for anything.
+    Owed,
     /// It did not fit: from now on the client is slow. Said once.
     Overflowed,
     /// Nothing is taken any more: the client is slow, or gone.
     Refused,
 }
 
-/// The queue. Many put in, one takes out.
+/// How far [`ClientQueue::pump`] came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pumped {
+    /// Everything is out.
+    All,
+    /// The socket takes no more now.
+    Full,
+    /// The socket is gone.
+    Broken,
+    /// The caller wants no more of what waits.
+    Enough,
+}
+
+/// The queue. Many put in; one task takes out.
 #[derive(Debug)]
 pub struct ClientQueue {
     state: Mutex<State>,
@@ -42,11 +66,37 @@ pub struct ClientQueue {
     max_bytes: usize,
 }
 
+#[derive(Debug)]
+enum Item {
+    Frame(Frame),
+    // Boxed: most items are frames, which are far smaller.
+    Event(Box<ToClient>),
+}
+
+impl Item {
+    fn frame(&self) -> Option<&Frame> {
+        match self {
+            Self::Frame(frame) => Some(frame),
+            Self::Event(_) => None,
+        }
+    }
+}
+
 #[derive(Debug, Default)]
 struct State {
-    messages: VecDeque<ToClient>,
+    items: VecDeque<Item>,
+    /// How many of them are events.
+    events: usize,
     pushes: usize,
     replies: usize,
+    /// `None` before the client's task gave it, and after it took it back.
+    wire: Option<Wire>,
+    /// Somebody was told [`Pushed::Owed`] and has not flushed yet.
+    owed: bool,
+    /// The client's task was told to pump and has not yet.
+    woken: bool,
+    /// The socket took no more: the client's task waits for it.
+    full: bool,
     slow: bool,
     closed: bool,
 }
@@ -65,7 +115,7 @@ impl ClientQueue {
         if state.slow || state.closed {
             return Pushed::Refused;
         }
-        let full = state.messages.len() >= MESSAGES;
+        let full = state.items.len() >= MESSAGES;
         // Replies have a bound of their own: a large recovery must not make the next push overflow.
         let backlog = if matches!(message, ToClient::Push(_)) { &mut state.pushes } else { &mut state.replies };
         if full || (*backlog > 0 && *backlog + cost > self.max_bytes) {
@@ -76,17 +126,135 @@ impl ClientQueue {
             return Pushed::Overflowed;
         }
         *backlog += cost;
-        state.messages.push_back(message);
-        let first = state.messages.len() == 1;
-        drop(state);
-        if first {
-            self.wake.notify_one();
+        let event = !matches!(message, ToClient::Push(_));
+        state.items.push_back(match message {
+            ToClient::Push(frame) => Item::Frame(frame),
+            event => Item::Event(Box::new(event)),
+        });
+        state.events += usize::from(event);
+        // Whoever is to come anyway takes it along.
+        if state.owed || state.woken || state.full {
+            return Pushed::Queued;
         }
+        if !event && state.wire.is_some() {
+            state.owed = true;
+            return Pushed::Owed;
+        }
+        state.woken = true;
+        drop(state);
+        self.wake.notify_one();
         Pushed::Queued
     }
 
-    /// Waits for messages and appends at most `limit` of them to `out`, in order; none only if the queue was closed.
-    /// Safe to cancel: what was not returned stays. One caller at a time.
+    /// Writes what waits, as far as the socket takes it; leaves the rest, and events, to the client's task.
+    pub fn flush(&self) {
+        let mut state = self.lock();
+        state.owed = false;
+        if state.woken || state.full || state.items.is_empty() {
+            return;
+        }
+        if state.events == 0 {
+            match state.write() {
+                None | Some(Written::All) => return,
+                Some(Written::Full) => state.full = true,
+                Some(Written::Broken) => {}
+            }
+        }
+        state.woken = true;
+        drop(state);
+        self.wake.notify_one();
+    }
+
+    /// For the client's task, when it was woken or has something to say: writes the frames of `own`, then what waits, in
+    /// order. Events are handed to `f`, which adds the frames that take their place, or ends it all.
+    pub(crate) fn pump(
+        &self,
+        own: impl IntoIterator<Item = Frame>,
+        mut f: impl FnMut(ToClient, &mut Vec<Frame>) -> ControlFlow<()>,
+    ) -> Result<Pumped, Slow> {
+        let mut state = self.lock();
+        state.woken = false;
+        if state.slow {
+            return Err(Slow);
+        }
+        let state = &mut *state;
+        let Some(wire) = &mut state.wire else { return Ok(Pumped::Broken) };
+        own.into_iter().for_each(|frame| wire.push(frame));
+        if state.full {
+            // Not a word more is made ready until what is there has gone out.
+            match state.write() {
+                Some(Written::All) => state.full = false,
+                Some(Written::Full) => return Ok(Pumped::Full),
+                Some(Written::Broken) | None => return Ok(Pumped::Broken),
+            }
+        }
+        let mut frames = Vec::new();
+        while state.events > 0
+            && let Some(item) = state.items.pop_front()
+        {
+            state.uncount(&item);
+            let flow = match item {
+                Item::Frame(frame) => {
+                    frames.push(frame);
+                    ControlFlow::Continue(())
+                }
+                Item::Event(event) => {
+                    state.events -= 1;
+                    f(*event, &mut frames)
+                }
+            };
+            if let Some(wire) = &mut state.wire {
+                frames.drain(..).for_each(|frame| wire.push(frame));
+            }
+            if flow.is_break() {
+                state.closed = true;
+                state.clear();
+                return Ok(Pumped::Enough);
+            }
+        }
+        Ok(match state.write() {
+            Some(Written::All) => Pumped::All,
+            Some(Written::Full) => {
+                state.full = true;
+                Pumped::Full
+            }
+            Some(Written::Broken) | None => Pumped::Broken,
+        })
+    }
+
+    /// Gives the queue its socket.
+    pub(crate) fn attach(&self, wire: Wire) {
+        self.lock().wire = Some(wire);
+    }
+
+    /// Takes the socket back; nothing more is taken, and what waits is dropped.
+    pub(crate) fn detach(&self) -> Option<Wire> {
+        self.close();
+        self.lock().wire.take()
+    }
+
+    /// Waits until there is something to [`Self::pump`]. Safe to cancel.
+    pub(crate) async fn woken(&self) {
+        while !self.is_woken() {
+            self.wake.notified().await;
+        }
+    }
+
+    fn is_woken(&self) -> bool {
+        let state = self.lock();
+        state.woken || state.slow
+    }
+
+    /// Gives back memory that a busier time has left.
+    pub(crate) fn shrink(&self) {
+        let mut state = self.lock();
+        if state.items.is_empty() {
+            state.items.shrink_to(KEEP_IDLE);
+        }
+    }
+
+    /// Without a socket: waits for messages and appends at most `limit` of them to `out`, in order; none only if the queue
+    /// was closed. Safe to cancel: what was not returned stays. One caller at a time.
     ///
     /// # Errors
     /// [`Slow`] once the queue overflowed, at once: what waited was dropped.
@@ -102,26 +270,24 @@ impl ClientQueue {
     /// Like [`Self::recv_many`]; `None` if there is nothing yet.
     pub fn try_recv_many(&self, out: &mut Vec<ToClient>, limit: usize) -> Option<Result<usize, Slow>> {
         let mut state = self.lock();
+        state.woken = false;
         if state.slow {
             return Some(Err(Slow));
         }
-        let count = state.messages.len().min(limit);
+        let count = state.items.len().min(limit);
         if count == 0 {
             return state.closed.then_some(Ok(0));
         }
-        out.extend(state.messages.drain(..count));
-        if state.messages.is_empty() {
-            state.pushes = 0;
-            state.replies = 0;
-            if state.messages.capacity() > KEEP_CAPACITY {
-                state.messages = VecDeque::new();
-            }
-        } else {
-            for message in &out[out.len() - count..] {
-                let cost = cost(message);
-                let backlog = if matches!(message, ToClient::Push(_)) { &mut state.pushes } else { &mut state.replies };
-                *backlog = backlog.saturating_sub(cost);
-            }
+        for _ in 0..count {
+            let Some(item) = state.items.pop_front() else { break };
+            state.uncount(&item);
+            out.push(match item {
+                Item::Frame(frame) => ToClient::Push(frame),
+                Item::Event(event) => {
+                    state.events -= 1;
+                    *event
+                }
+            });
         }
         Some(Ok(count))
     }
@@ -133,14 +299,6 @@ impl ClientQueue {
         state.clear();
         drop(state);
         self.wake.notify_one();
-    }
-
-    /// Waits until the queue overflows, leaving what is in it. Safe to cancel; for the task that also receives.
-    pub async fn overflowed(&self) {
-        // A wake-up used up here is none lost: receiving looks at the queue before it waits.
-        while !self.is_slow() {
-            self.wake.notified().await;
-        }
     }
 
     /// The queue overflowed.
@@ -155,11 +313,33 @@ impl ClientQueue {
 }
 
 impl State {
+    /// Writes the frames at the front; `None` without a socket.
+    fn write(&mut self) -> Option<Written> {
+        let Self { items, wire, pushes, .. } = self;
+        let written = wire.as_mut()?.write(items, Item::frame, |frame| *pushes = pushes.saturating_sub(cost_of(frame)));
+        if items.is_empty() {
+            items.shrink_to(KEEP);
+        }
+        Some(written)
+    }
+
+    fn uncount(&mut self, item: &Item) {
+        match item {
+            Item::Frame(frame) => self.pushes = self.pushes.saturating_sub(cost_of(frame)),
+            Item::Event(event) => self.replies = self.replies.saturating_sub(cost(event)),
+        }
+    }
+
     fn clear(&mut self) {
-        self.messages = VecDeque::new();
+        self.items = VecDeque::new();
+        self.events = 0;
         self.pushes = 0;
         self.replies = 0;
     }
+}
+
+fn cost_of(frame: &Frame) -> usize {
+    OVERHEAD + frame.len()
 }
 
 fn cost(message: &ToClient) -> usize {
@@ -168,7 +348,7 @@ fn cost(message: &ToClient) -> usize {
     };
     OVERHEAD
         + match message {
-            ToClient::Push(bytes) => bytes.len(),
+            ToClient::Push(frame) => return cost_of(frame),
             ToClient::Subscribed { result: Ok(s), .. } => publications(&s.publications),
             ToClient::History { result: Ok(h), .. } => publications(&h.publications),
             ToClient::Presence { result: Ok(p), .. } => p
@@ -189,13 +369,12 @@ fn cost(message: &ToClient) -> usize {
 mod tests {
     use std::time::Duration;
 
-    use bytes::Bytes;
     use roomring_proto::close::ErrorCode;
 
     use super::*;
 
     fn push(bytes: usize) -> ToClient {
-        ToClient::Push(Bytes::from(vec![b'x'; bytes]))
+        ToClient::Push(Frame::text(&vec![b'x'; bytes]))
     }
 
     #[tokio::test]
@@ -208,7 +387,7 @@ mod tests {
         assert_eq!(queue.recv_many(&mut out, 2).await, Ok(2));
         assert_eq!(queue.recv_many(&mut out, 9).await, Ok(1));
         let sizes: Vec<usize> =
-            out.iter().map(|m| if let ToClient::Push(b) = m { b.len() } else { unreachable!() }).collect();
+            out.iter().map(|m| if let ToClient::Push(f) = m { f.payload().len() } else { unreachable!() }).collect();
         assert_eq!(sizes, [1, 2, 3]);
         // The whole bound is free again.
         assert_eq!(queue.push(push(900)), Pushed::Queued);
@@ -254,7 +433,7 @@ mod tests {
         });
         tokio::task::yield_now().await;
         queue.push(push(1));
-        while !queue.lock().messages.is_empty() {
+        while !queue.lock().items.is_empty() {
             tokio::task::yield_now().await;
         }
         queue.close();

@@ -34,6 +34,8 @@ pub(super) struct Effects {
     pub(super) left: Vec<String>,
     /// What clients asked for while something else of theirs was under way.
     pub(super) commands: VecDeque<Command>,
+    /// Clients whose queues are to be flushed.
+    pub(super) owed: Vec<Arc<Client>>,
     /// Pushes queued.
     pub(super) pushes: u64,
     /// Clients that turned out to be slow.
@@ -244,7 +246,7 @@ impl Room {
                     place.lsn = place.lsn.max(Lsn(p.lsn));
                     place.whole = place.whole.max(Lsn(p.lsn));
                     self.entrance.remember(p);
-                    self.members.publication(&self.id, epoch, p)
+                    self.members.publication(&self.id, epoch, p, &mut fx.owed)
                 }
                 // One is missing in between.
                 Some(Kind::Publication(_)) => {
@@ -255,7 +257,7 @@ impl Room {
                 Some(kind @ (Kind::Join(e) | Kind::Leave(e))) => {
                     place.lsn = Lsn(e.lsn);
                     let Some(info) = &e.info else { continue };
-                    self.members.presence(&self.id, epoch, info, matches!(kind, Kind::Leave(_)))
+                    self.members.presence(&self.id, epoch, info, matches!(kind, Kind::Leave(_)), &mut fx.owed)
                 }
                 // An event of a later release: members that know it will be told by a router that does.
                 None => continue,

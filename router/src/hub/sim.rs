@@ -415,7 +415,7 @@ impl User {
         stats: &mut Stats,
     ) {
         match message {
-            ToClient::Push(bytes) => self.pushed(&bytes, truth, stats),
+            ToClient::Push(frame) => self.pushed(&frame.payload(), truth, stats),
             ToClient::Subscribed { request, room, result } => {
                 let membership = self.rooms.get_mut(room.as_str()).unwrap();
                 let Some(Owed::Subscribed { request: asked, recover }) = membership.owed.pop_front() else {

@@ -5,6 +5,7 @@
 mod primary;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use roomring_control::clock::Time;
@@ -12,7 +13,7 @@ use roomring_proto::close::ErrorCode;
 use roomring_proto::{PlacementRef, RoomId, SlotId, v1};
 use v1::router_message::Kind as ToNode;
 
-use super::api::{Command, ToClient};
+use super::api::{Client, Command, ToClient};
 use super::attach::{Attachment, Link, Route};
 use super::entrance::Newcomer;
 use super::publishes::Publishes;
@@ -52,6 +53,8 @@ pub struct Slot {
     requests: Requests,
     /// Commands that waited for something else of their client.
     deferred: VecDeque<Command>,
+    /// Clients whose queues are to be flushed.
+    owed: Vec<Arc<Client>>,
     /// When some room has something to do.
     sweep_at: Option<Time>,
     counts: Counts,
@@ -70,6 +73,7 @@ impl Slot {
             publishes: Publishes::new(id, publish_deadline),
             requests: Requests::new(id),
             deferred: VecDeque::new(),
+            owed: Vec::new(),
             sweep_at: None,
             counts: Counts::default(),
         }
@@ -77,6 +81,11 @@ impl Slot {
 
     pub(super) fn counts(&self) -> Counts {
         self.counts
+    }
+
+    /// Clients whose queues the caller is to flush before it waits for anything.
+    pub(super) fn owed(&mut self) -> &mut Vec<Arc<Client>> {
+        &mut self.owed
     }
 
     /// The placement, or a link, changed.
@@ -184,7 +193,7 @@ impl Slot {
     fn with_room(&mut self, now: Time, id: &str, out: &mut Vec<Output>, f: impl FnOnce(&mut Room, &mut Effects)) {
         let Some(room) = self.rooms.get_mut(id) else { return };
         let id = room.id().clone();
-        let mut fx = Effects::default();
+        let mut fx = Effects { owed: std::mem::take(&mut self.owed), ..Effects::default() };
         let before = room.members() as u64;
         f(room, &mut fx);
         let after = room.members() as u64;
@@ -193,6 +202,7 @@ impl Slot {
         self.counts.rooms = self.rooms.len() as u64;
         self.counts.deliveries += fx.pushes;
         self.counts.slow_clients += fx.slow;
+        self.owed = std::mem::take(&mut fx.owed);
         if let Some(request) = fx.forget {
             self.requests.forget(request);
         }

@@ -148,8 +148,8 @@ impl Rig {
 /// What a client was told, briefly: kinds, offsets and errors.
 fn told(who: &Client) -> Vec<String> {
     let brief = |message| match message {
-        ToClient::Push(bytes) => {
-            let push: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+        ToClient::Push(frame) => {
+            let push: serde_json::Value = serde_json::from_slice(&frame.payload()).unwrap();
             let push = &push["push"];
             match (&push["pub"]["offset"], &push["join"]["info"]["client"], &push["leave"]["info"]["client"]) {
                 (serde_json::Value::Number(offset), _, _) => format!("#{offset}"),
@@ -625,7 +625,7 @@ fn every_codec_gets_its_own() {
     rig.publish("\"hi\"");
     let lines: Vec<serde_json::Value> = answers(&ann)
         .into_iter()
-        .filter_map(|m| if let ToClient::Push(b) = m { serde_json::from_slice(&b).ok() } else { None })
+        .filter_map(|m| if let ToClient::Push(f) = m { serde_json::from_slice(&f.payload()).ok() } else { None })
         .collect();
     assert_eq!(lines.iter().map(|l| l["type"].as_str().unwrap()).collect::<Vec<_>>(), ["join", "message"]);
     assert_eq!((lines[1]["seq"].as_u64(), lines[1]["data"].as_str()), (Some(1), Some("hi")));

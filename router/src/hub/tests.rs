@@ -217,8 +217,8 @@ async fn next(client: &Client) -> ToClient {
 async fn until_published(client: &Client, request: u32, offsets: &mut Vec<u64>) -> Result<u64, u32> {
     loop {
         match next(client).await {
-            ToClient::Push(bytes) => {
-                let push: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+            ToClient::Push(frame) => {
+                let push: serde_json::Value = serde_json::from_slice(&frame.payload()).unwrap();
                 offsets.extend(push["push"]["pub"]["offset"].as_u64());
             }
             ToClient::Published { request: r, result } if r == request => {

@@ -10,12 +10,13 @@ use roomring_control::placement::Placement;
 use roomring_control::view::ClusterView;
 use roomring_proto::close::ErrorCode;
 use roomring_proto::{Incarnation, SlotId, Uid, v1};
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use v1::node_message::Kind as FromNode;
 use v1::router_message::Kind as ToNode;
 
-use super::api::Command;
+use super::api::{Client, Command};
 use super::attach::{Link, Route};
 use super::outbox::Outbox;
 use super::slot::{Counts, Output, Slot};
@@ -25,6 +26,9 @@ pub(super) const MAILBOX: usize = 4_096;
 
 /// Events handled in one go: enough to batch what goes out, few enough to look at timers in between.
 const BATCH: usize = 512;
+
+/// Clients to be written to that are worth waking another worker for: about half a millisecond of writes.
+const SHARE: usize = 64;
 
 /// What a worker hears of.
 #[derive(Debug)]
@@ -37,6 +41,8 @@ pub(super) enum Event {
     LinkDown { link: Link },
     /// A node speaks, of slots that are this worker's.
     Node { link: Link, messages: Vec<FromNode> },
+    /// Another worker has many clients to write to; these are this one's share.
+    Owed(Vec<Arc<Client>>),
 }
 
 /// What all workers have counted.
@@ -68,6 +74,8 @@ impl Totals {
 /// A worker.
 pub(super) struct Worker {
     mailbox: mpsc::Receiver<Event>,
+    /// The other workers.
+    others: Vec<mpsc::Sender<Event>>,
     view: watch::Receiver<ClusterView>,
     placement: Option<Arc<Placement>>,
     links: BTreeMap<Incarnation, (Link, Arc<Outbox>)>,
@@ -78,6 +86,8 @@ pub(super) struct Worker {
     publish_deadline: Duration,
     totals: Arc<Totals>,
     outputs: Vec<Output>,
+    /// Clients whose queues are to be flushed.
+    owed: Vec<Arc<Client>>,
 }
 
 /// When which slot wants to be called again.
@@ -116,12 +126,14 @@ impl Deadlines {
 impl Worker {
     pub(super) fn new(
         mailbox: mpsc::Receiver<Event>,
+        others: Vec<mpsc::Sender<Event>>,
         view: watch::Receiver<ClusterView>,
         publish_deadline: Duration,
         totals: Arc<Totals>,
     ) -> Self {
         Self {
             mailbox,
+            others,
             view,
             placement: None,
             links: BTreeMap::new(),
@@ -131,6 +143,7 @@ impl Worker {
             publish_deadline,
             totals,
             outputs: Vec::new(),
+            owed: Vec::new(),
         }
     }
 
@@ -161,6 +174,31 @@ impl Worker {
                 self.with_slot(slot, |slot, out| slot.tick(now, out));
             }
             self.flush(now);
+            // Last: nodes get on with what they were told meanwhile.
+            self.pay().await;
+        }
+    }
+
+    /// Writes what clients are owed, each client's messages of this turn at once. A long list is shared among the workers:
+    /// a large room takes more than one core.
+    async fn pay(&mut self) {
+        let share = self.owed.len().div_ceil(self.others.len() + 1);
+        if share >= SHARE {
+            for other in &self.others {
+                let part = self.owed.split_off(self.owed.len() - share.min(self.owed.len()));
+                if let Err(TrySendError::Full(Event::Owed(part)) | TrySendError::Closed(Event::Owed(part))) =
+                    other.try_send(Event::Owed(part))
+                {
+                    self.owed.extend(part);
+                }
+            }
+        }
+        for (n, client) in (1..).zip(self.owed.drain(..)) {
+            client.queue.flush();
+            if n % SHARE == 0 {
+                // Links are read by this thread too.
+                tokio::task::yield_now().await;
+            }
         }
     }
 
@@ -171,6 +209,7 @@ impl Worker {
             self.on_event(now, event);
         }
         self.flush(now);
+        self.owed.drain(..).for_each(|client| client.queue.flush());
     }
 
     fn follow_view(&mut self, now: Time) {
@@ -224,6 +263,7 @@ impl Worker {
                     self.reroute(now, link.node);
                 }
             }
+            Event::Owed(clients) => clients.iter().for_each(|client| client.queue.flush()),
             Event::Node { link, messages } => {
                 for message in messages {
                     if let Some(slot) = slot_of(&message) {
@@ -255,6 +295,7 @@ impl Worker {
         for id in std::mem::take(&mut self.touched) {
             if let Some(slot) = self.slots.get_mut(&id) {
                 slot.flush(now, &mut self.outputs);
+                self.owed.append(slot.owed());
                 self.deadlines.set(id, slot.next_deadline());
             }
         }

@@ -295,7 +295,7 @@ impl Centrifuge {
 
     fn on_hub(&mut self, event: ToClient, out: &mut Vec<Output>) {
         match event {
-            ToClient::Push(bytes) => out.push(Output::Write(bytes)),
+            ToClient::Push(frame) => out.push(Output::Write(frame.payload())),
             ToClient::Dropped { room, code, .. } => self.on_dropped(room, code, out),
             ToClient::Subscribed { request, room, result } => {
                 let ours = self.rooms.get(&room) == Some(&Membership::Joining { request });

@@ -114,7 +114,7 @@ impl Plain {
 
     fn on_hub(&mut self, now: Instant, event: ToClient, out: &mut Vec<Output>) {
         match event {
-            ToClient::Push(bytes) => out.push(Output::Write(bytes)),
+            ToClient::Push(frame) => out.push(Output::Write(frame.payload())),
             ToClient::Subscribed { request, result, .. } => match self.membership {
                 Membership::Joining { request: ours, wait } if ours == request => {
                     self.on_subscribed(now, wait, result, out);

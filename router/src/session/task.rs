@@ -1,42 +1,35 @@
 //! Pumps a WebSocket through a session.
 
 use std::borrow::Cow;
-use std::future::Future;
-use std::io;
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::future::{Future, pending, poll_fn};
+use std::ops::ControlFlow;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::{FutureExt, SinkExt, StreamExt};
 use roomring_proto::close::{CloseCode, ErrorCode};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::net::tcp::OwnedReadHalf;
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
-use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::error::{CapacityError, ProtocolError};
-use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
-use tokio_tungstenite::tungstenite::protocol::frame::{CloseFrame, Frame};
-use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_util::sync::CancellationToken;
 
+use super::frames::Frames;
 use super::{Input, Machine, Output};
 use crate::backend::Backend;
-use crate::hub::api::{Client, Command, ToClient};
+use crate::frame::Frame;
+use crate::hub::api::{Command, ToClient};
+use crate::hub::queue::{Pumped, Slow};
+use crate::hub::wire::{Wire, Written};
 
-/// Read buffer of a connection, in bytes. Allocated with the connection, so it is what an idle client costs; commands are
-/// far smaller.
-const READ_BUFFER: usize = 4 << 10;
-
-/// What is gathered before it goes to the socket without waiting for the rest, in bytes: past this a larger write is no
-/// cheaper per byte.
-const WRITE_BUFFER: usize = 16 << 10;
-
-/// Most messages taken from the client's queue at once: gathered into one write.
-const GATHER: usize = 128;
-
-/// Most frames taken from the socket at once, before what they caused is written.
-const FRAMES: usize = 32;
+/// Most bytes read at once. One buffer a thread: no connection has one of its own.
+const READ_BYTES: usize = 16 << 10;
 
 /// A client whose socket takes nothing for so long is slow, whatever its queue holds.
 const WRITE_DEADLINE: Duration = Duration::from_secs(10);
@@ -53,35 +46,38 @@ const PROTOCOL_ERROR: Ending = Ending::Close { code: 1002, reason: Cow::Borrowed
 const NOT_UTF8: Ending = Ending::Close { code: 1007, reason: Cow::Borrowed("text is not UTF-8") };
 const TOO_BIG: u16 = 1009;
 
-/// Makes a WebSocket of a connection whose handshake is done. `read` is what was read beyond the handshake;
-/// `max_message` bounds the client's messages, in bytes.
-pub async fn websocket<S>(stream: S, read: Bytes, max_message: usize) -> WebSocketStream<S>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
-    let config = WebSocketConfig::default()
-        .read_buffer_size(READ_BUFFER)
-        .write_buffer_size(WRITE_BUFFER)
-        .max_message_size(Some(max_message))
-        .max_frame_size(Some(max_message));
-    WebSocketStream::from_partially_read(stream, read.into(), Role::Server, Some(config)).await
+thread_local! {
+    static READ: RefCell<Vec<u8>> = RefCell::new(vec![0; READ_BYTES]);
 }
 
-/// Runs a session until the client or the server ends it, takes it out of the hub, and closes the socket. When `stop` is
-/// cancelled the client is told to come back elsewhere.
-pub async fn run<S, M, B>(ws: WebSocketStream<S>, machine: M, backend: Arc<B>, stop: CancellationToken)
-where
-    S: AsyncRead + AsyncWrite + Unpin,
+/// Runs a session on a connection whose handshake is done until the client or the server ends it, takes it out of the hub,
+/// and closes the socket. `read` is what was read beyond the handshake; `max_message` bounds the client's messages, in bytes.
+/// When `stop` is cancelled the client is told to come back elsewhere.
+pub async fn run<M, B>(
+    stream: TcpStream,
+    read: Bytes,
+    max_message: usize,
+    machine: Box<M>,
+    backend: Arc<B>,
+    stop: CancellationToken,
+) where
     M: Machine,
     B: Backend,
 {
-    let mut pump = Pump { ws, machine, backend, outputs: Vec::new(), inbox: Vec::new() };
-    let ending = pump.run(&stop).await;
-    if let Some(client) = pump.machine.client() {
-        client.queue.close();
-        pump.backend.leave(client.clone(), pump.machine.rooms()).await;
-    }
-    finish(pump.ws, ending).await;
+    let (reader, writer) = stream.into_split();
+    let mut pump = Pump {
+        reader,
+        wire: Some(Wire::new(writer)),
+        frames: Frames::new(max_message),
+        machine,
+        backend,
+        outputs: Vec::new(),
+        answers: Vec::new(),
+        full: None,
+    };
+    let ending = pump.run(read, &stop).await;
+    // Boxed, here and below: a connection's future holds room for its largest part all its life.
+    Box::pin(pump.end(ending)).await;
 }
 
 /// Why a session ends.
@@ -89,7 +85,7 @@ where
 enum Ending {
     /// The socket is gone.
     Gone,
-    /// The client closed; tungstenite has the answer ready.
+    /// The client closed; the answer is among the pump's.
     ByClient,
     /// The server closes.
     Close { code: u16, reason: Cow<'static, str> },
@@ -101,76 +97,89 @@ impl From<CloseCode> for Ending {
     }
 }
 
-struct Pump<S, M, B> {
-    ws: WebSocketStream<S>,
-    machine: M,
+impl From<Error> for Ending {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Capacity(CapacityError::MessageTooLong { max_size, .. }) => {
+                Self::Close { code: TOO_BIG, reason: Cow::Owned(format!("message over {max_size} bytes")) }
+            }
+            Error::Utf8(_) => NOT_UTF8,
+            Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => Self::Gone,
+            Error::Protocol(_) | Error::Capacity(_) => PROTOCOL_ERROR,
+            _ => Self::Gone,
+        }
+    }
+}
+
+struct Pump<M, B> {
+    reader: OwnedReadHalf,
+    /// The sending half, until the client is known: then its queue has it.
+    wire: Option<Wire>,
+    frames: Frames,
+    // Boxed: it is handed on twice, and a future holds room for what it was given and for what it made of it.
+    machine: Box<M>,
     backend: Arc<B>,
     outputs: Vec<Output>,
-    inbox: Vec<ToClient>,
+    /// What the WebSocket protocol wants answered, as whole frames.
+    answers: Vec<u8>,
+    /// Since when the socket has taken nothing.
+    full: Option<Instant>,
 }
 
 enum Event {
-    Socket(Option<Result<Message, Error>>),
+    /// The socket was read, and what it said taken in.
+    Read(Result<(), Ending>),
     Queue,
-    Slow,
+    Writable,
     Tick,
     Stop,
 }
 
-impl<S, M, B> Pump<S, M, B>
+impl<M, B> Pump<M, B>
 where
-    S: AsyncRead + AsyncWrite + Unpin,
     M: Machine,
     B: Backend,
 {
-    async fn run(&mut self, stop: &CancellationToken) -> Ending {
+    async fn run(&mut self, read: Bytes, stop: &CancellationToken) -> Ending {
         let mut stopped = pin!(stop.cancelled());
         let mut timer = pin!(sleep_until(Instant::now()));
         self.machine.start(now(), &mut self.outputs);
+        let mut taken = if read.is_empty() { Ok(()) } else { self.take(&read) };
+        drop(read);
         loop {
-            if let Err(ending) = self.perform(stopped.as_mut()).await {
-                return ending;
-            }
-            let taken = match self.next(stopped.as_mut(), timer.as_mut()).await {
-                Event::Socket(message) => self.on_socket(message),
-                Event::Queue => {
-                    let now = now();
-                    for event in self.inbox.drain(..) {
-                        self.machine.handle(now, Input::Hub(event), &mut self.outputs);
-                    }
-                    Ok(())
-                }
-                Event::Slow => Err(CloseCode::SLOW.into()),
-                Event::Tick => {
-                    self.machine.handle(now(), Input::Tick, &mut self.outputs);
-                    Ok(())
-                }
-                Event::Stop => {
-                    self.take_queued();
-                    Err(CloseCode::SHUTDOWN.into())
-                }
-            };
             if let Err(ending) = taken {
                 return self.settle(ending).await;
             }
-        }
-    }
-
-    /// What waits in the client's queue goes to the machine.
-    fn take_queued(&mut self) {
-        let client = self.machine.client();
-        let queued = client.and_then(|client| client.queue.try_recv_many(&mut self.inbox, usize::MAX));
-        if let Some(Ok(_)) = queued {
-            for event in self.inbox.drain(..) {
-                self.machine.handle(now(), Input::Hub(event), &mut self.outputs);
+            if let Err(ending) = self.perform().await {
+                return ending;
             }
+            taken = match self.next(stopped.as_mut(), timer.as_mut()).await {
+                Event::Read(taken) => taken,
+                Event::Queue => Ok(()),
+                Event::Writable => {
+                    self.full = Some(Instant::now());
+                    Ok(())
+                }
+                Event::Tick if self.full.is_some_and(|since| since.elapsed() >= WRITE_DEADLINE) => {
+                    return CloseCode::SLOW.into();
+                }
+                Event::Tick => {
+                    self.machine.handle(now(), Input::Tick, &mut self.outputs);
+                    if let Some(client) = self.machine.client() {
+                        client.queue.shrink();
+                    }
+                    Ok(())
+                }
+                // What waits for the client still goes out.
+                Event::Stop => Err(CloseCode::SHUTDOWN.into()),
+            };
         }
     }
 
     /// Does what was wanted before the end: a publish right before a close still counts.
     async fn settle(&mut self, ending: Ending) -> Ending {
         if matches!(ending, Ending::Close { .. }) {
-            return self.perform(pin!(std::future::pending::<()>())).await.err().unwrap_or(ending);
+            return self.perform().await.err().unwrap_or(ending);
         }
         // Nobody is there to be told.
         for output in std::mem::take(&mut self.outputs) {
@@ -184,87 +193,103 @@ where
     }
 
     async fn next(&mut self, stopped: Pin<&mut impl Future>, mut timer: Pin<&mut Sleep>) -> Event {
-        let deadline = self.machine.next_deadline().map(Instant::from_std);
+        // A socket that takes nothing is told nothing and not read: only its own deadline counts.
+        let stuck = self.full.map(|since| since + WRITE_DEADLINE);
+        let deadline = stuck.or(self.machine.next_deadline().map(Instant::from_std));
         if let Some(deadline) = deadline
             && timer.deadline() != deadline
         {
             timer.as_mut().reset(deadline);
         }
-        let client = self.machine.client();
-        let inbox = &mut self.inbox;
-        let received = async {
-            match client {
-                Some(client) => client.queue.recv_many(inbox, GATHER).await,
-                None => std::future::pending().await,
+        let client = self.machine.client().cloned();
+        let woken = async {
+            match &client {
+                Some(client) => client.queue.woken().await,
+                None => pending().await,
             }
         };
+        let socket = poll_fn(|cx| {
+            if stuck.is_none() {
+                return self.poll_read(cx).map(Event::Read);
+            }
+            // Both halves are one socket.
+            self.reader.as_ref().poll_write_ready(cx).map(|_| Event::Writable)
+        });
         tokio::select! {
-            message = self.ws.next() => Event::Socket(message),
-            received = received => if received.is_ok() { Event::Queue } else { Event::Slow },
+            event = socket => event,
+            () = woken => Event::Queue,
             () = timer, if deadline.is_some() => Event::Tick,
             _ = stopped => Event::Stop,
         }
     }
 
-    /// Feeds what the socket has to the machine.
-    fn on_socket(&mut self, first: Option<Result<Message, Error>>) -> Result<(), Ending> {
+    /// Reads the socket and takes in what it said.
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Ending>> {
+        READ.with_borrow_mut(|buffer| {
+            let mut buffer = ReadBuf::new(buffer);
+            let read = ready!(Pin::new(&mut self.reader).poll_read(cx, &mut buffer));
+            Poll::Ready(match read {
+                Ok(()) if !buffer.filled().is_empty() => self.take(buffer.filled()),
+                Ok(()) | Err(_) => Err(Ending::Gone),
+            })
+        })
+    }
+
+    /// Feeds what was read to the machine.
+    fn take(&mut self, read: &[u8]) -> Result<(), Ending> {
+        let Self { frames, machine, outputs, answers, .. } = self;
         let now = now();
-        let mut message = Some(first);
-        for _ in 0..FRAMES {
-            match message {
-                None => break,
-                Some(None) => return Err(Ending::Gone),
-                Some(Some(Err(e))) => return Err(broken(e)),
-                Some(Some(Ok(message))) => self.on_message(now, message)?,
-            }
-            message = self.ws.next().now_or_never();
-        }
-        Ok(())
+        frames.take(read, answers, |message| {
+            let text = message.is_text();
+            let input = match &message {
+                Message::Text(data) => Input::Message { data: data.as_ref(), text },
+                Message::Binary(data) => Input::Message { data, text },
+                Message::Pong(_) => Input::Pong,
+                Message::Close(_) => return Err(Ending::ByClient),
+                // Answered by tungstenite; a bare frame is never read.
+                Message::Ping(_) | Message::Frame(_) => return Ok(()),
+            };
+            machine.handle(now, input, outputs);
+            Ok(())
+        })
     }
 
-    fn on_message(&mut self, now: std::time::Instant, message: Message) -> Result<(), Ending> {
-        let text = message.is_text();
-        let input = match &message {
-            Message::Text(data) => Input::Message { data: data.as_ref(), text },
-            Message::Binary(data) => Input::Message { data, text },
-            Message::Pong(_) => Input::Pong,
-            Message::Close(_) => return Err(Ending::ByClient),
-            // Answered by tungstenite; a bare frame is never read.
-            Message::Ping(_) | Message::Frame(_) => return Ok(()),
-        };
-        self.machine.handle(now, input, &mut self.outputs);
-        Ok(())
-    }
-
-    /// Does what the machine wants, and writes it out.
-    async fn perform(&mut self, mut stopped: Pin<&mut impl Future>) -> Result<(), Ending> {
-        let mut outputs = std::mem::take(&mut self.outputs);
+    /// Does what the machine wants, and writes it and what waits in the client's queue.
+    async fn perform(&mut self) -> Result<(), Ending> {
         // Who has waited for the hub in vain does not wait for it again with every command of a long frame.
         let mut overloaded = false;
-        for output in outputs.drain(..) {
-            let frame = match output {
-                Output::Write(bytes) => text(bytes),
-                Output::Ping => Message::Ping(Bytes::new()),
-                Output::Hub(command) => {
-                    overloaded = !self.send(command, overloaded).await?;
-                    continue;
+        loop {
+            let mut own = Vec::new();
+            if !self.answers.is_empty() {
+                own.push(Frame::encoded(std::mem::take(&mut self.answers)));
+            }
+            let mut end = Ok(());
+            let mut outputs = std::mem::take(&mut self.outputs);
+            for output in outputs.drain(..) {
+                match output {
+                    Output::Write(message) => own.push(Frame::text(&message)),
+                    Output::Ping => own.push(Frame::PING),
+                    Output::Hub(command) => match self.send(command, overloaded).await {
+                        Ok(taken) => overloaded = !taken,
+                        Err(ending) => end = Err(ending),
+                    },
+                    Output::Close(code) => end = Err(code.into()),
                 }
-                Output::Close(code) => {
-                    self.write(stopped.as_mut(), None).await?;
-                    return Err(code.into());
+                if end.is_err() {
+                    break;
                 }
-            };
-            self.write(stopped.as_mut(), Some(frame)).await?;
-        }
-        // Commands that the hub refused were answered meanwhile.
-        outputs.append(&mut self.outputs);
-        for output in outputs.drain(..) {
-            if let Output::Write(bytes) = output {
-                self.write(stopped.as_mut(), Some(text(bytes))).await?;
+            }
+            // Commands that the hub refused were answered meanwhile.
+            outputs.append(&mut self.outputs);
+            self.outputs = outputs;
+            self.write(own)?;
+            end?;
+            if self.outputs.is_empty() {
+                // A connection is idle most of its life.
+                self.outputs = Vec::new();
+                return Ok(());
             }
         }
-        self.outputs = outputs;
-        self.write(stopped, None).await
     }
 
     /// Hands a command to the hub, unless it is `overloaded`. Says whether the hub took it; if not, it was refused.
@@ -283,44 +308,77 @@ where
         }
     }
 
-    /// Writes `frame`, or flushes what was written.
-    async fn write(&mut self, stopped: Pin<&mut impl Future>, frame: Option<Message>) -> Result<(), Ending> {
-        let ws = &mut self.ws;
-        let mut writing = pin!(async {
-            match frame {
-                Some(frame) => ws.feed(frame).await,
-                None => ws.flush().await,
+    /// Writes `own` and what waits in the client's queue, as far as the socket takes it. What the machine makes of events in
+    /// the queue is written in their place; what else it wants is left in the outputs.
+    fn write(&mut self, own: Vec<Frame>) -> Result<(), Ending> {
+        let Self { wire, machine, outputs, full, .. } = self;
+        let Some(client) = machine.client().cloned() else {
+            let Some(wire) = wire else { return Err(Ending::Gone) };
+            own.into_iter().for_each(|frame| wire.push(frame));
+            // What a socket does not take now goes out with the close: before it is known a client is told errors only.
+            return match wire.write(&mut VecDeque::<()>::new(), |()| None, |_| {}) {
+                Written::All | Written::Full => Ok(()),
+                Written::Broken => Err(Ending::Gone),
+            };
+        };
+        if let Some(wire) = wire.take() {
+            client.queue.attach(wire);
+        }
+        let now = now();
+        let mut close = None;
+        let pumped = client.queue.pump(own, |event, frames| {
+            let before = outputs.len();
+            machine.handle(now, Input::Hub(event), outputs);
+            for output in outputs.split_off(before) {
+                match output {
+                    Output::Write(message) => frames.push(Frame::text(&message)),
+                    Output::Ping => frames.push(Frame::PING),
+                    Output::Hub(_) => outputs.push(output),
+                    Output::Close(code) => {
+                        close = Some(code);
+                        return ControlFlow::Break(());
+                    }
+                }
             }
+            ControlFlow::Continue(())
         });
-        // The socket almost always takes it at once: then no timer is set up.
-        if let Some(written) = writing.as_mut().now_or_never() {
-            return written.map_err(broken);
+        match pumped {
+            Ok(Pumped::All) => *full = None,
+            Ok(Pumped::Full) => {
+                full.get_or_insert_with(Instant::now);
+            }
+            Ok(Pumped::Broken) => return Err(Ending::Gone),
+            Ok(Pumped::Enough) => return Err(close.map_or(Ending::Gone, Ending::from)),
+            Err(Slow) => return Err(CloseCode::SLOW.into()),
         }
-        tokio::select! {
-            written = timeout(WRITE_DEADLINE, writing) => match written {
-                Ok(written) => written.map_err(broken),
-                Err(_) => Err(CloseCode::SLOW.into()),
-            },
-            () = overflowed(self.machine.client()) => Err(CloseCode::SLOW.into()),
-            _ = stopped => Err(CloseCode::SHUTDOWN.into()),
-        }
+        Ok(())
     }
-}
 
-async fn overflowed(client: Option<&Arc<Client>>) {
-    match client {
-        Some(client) => client.queue.overflowed().await,
-        None => std::future::pending().await,
+    /// Takes the client out of the hub and closes the socket so that the client gets the close frame.
+    async fn end(mut self, ending: Ending) {
+        let mut wire = self.wire.take();
+        if let Some(client) = self.machine.client() {
+            wire = wire.or(client.queue.detach());
+            self.backend.leave(client.clone(), self.machine.rooms()).await;
+        }
+        let Some(mut wire) = wire.filter(|_| ending != Ending::Gone) else { return };
+        if !self.answers.is_empty() {
+            wire.push(Frame::encoded(self.answers));
+        }
+        if let Ending::Close { code, reason } = ending {
+            wire.push(Frame::close(code, &reason));
+        }
+        if let Ok(Ok(())) = timeout(CLOSE_DEADLINE, wire.finish()).await {
+            let mut scratch = [0; 1024];
+            let drained = async { while matches!(self.reader.read(&mut scratch).await, Ok(1..)) {} };
+            // Whoever does not close by then is cut off.
+            let _cut = timeout(LINGER, drained).await;
+        }
     }
 }
 
 fn now() -> std::time::Instant {
     Instant::now().into_std()
-}
-
-/// A text frame whose bytes are known to be UTF-8 and are shared with other clients: not checked again for each.
-fn text(bytes: Bytes) -> Message {
-    Message::Frame(Frame::message(bytes, OpCode::Data(Data::Text), true))
 }
 
 /// The answer to a command that the hub did not take.
@@ -335,40 +393,4 @@ fn refusal(command: &Command) -> Option<ToClient> {
         Command::Presence { request, .. } => ToClient::Presence { request: *request, result: Err(result) },
         Command::Unsubscribe { .. } => return None,
     })
-}
-
-fn broken(error: Error) -> Ending {
-    match error {
-        Error::Capacity(CapacityError::MessageTooLong { max_size, .. }) => {
-            Ending::Close { code: TOO_BIG, reason: Cow::Owned(format!("message over {max_size} bytes")) }
-        }
-        Error::Utf8(_) => NOT_UTF8,
-        Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => Ending::Gone,
-        Error::Protocol(_) | Error::Capacity(_) => PROTOCOL_ERROR,
-        _ => Ending::Gone,
-    }
-}
-
-/// Closes the socket so that the client gets the close frame.
-async fn finish<S>(mut ws: WebSocketStream<S>, ending: Ending)
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
-    let closing = async {
-        match ending {
-            Ending::Gone => return Err(io::ErrorKind::NotConnected.into()),
-            Ending::ByClient => ws.flush().await.map_err(io::Error::other)?,
-            Ending::Close { code, reason } => {
-                let frame = CloseFrame { code: code.into(), reason: reason.into_owned().into() };
-                ws.send(Message::Close(Some(frame))).await.map_err(io::Error::other)?;
-            }
-        }
-        ws.get_mut().shutdown().await
-    };
-    if let Ok(Ok(())) = timeout(CLOSE_DEADLINE, closing).await {
-        let mut scratch = [0; 1024];
-        let drained = async { while matches!(ws.get_mut().read(&mut scratch).await, Ok(1..)) {} };
-        // Whoever does not close by then is cut off.
-        let _cut = timeout(LINGER, drained).await;
-    }
 }

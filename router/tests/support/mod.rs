@@ -15,7 +15,7 @@ use roomring_proto::{Epoch, Generation, Lsn, NodeId, RoomId, Seq, Uid, v1};
 use roomring_router::http::{App, Readiness, bind, serve};
 use roomring_router::hub::api::{Client, Codec, Command, History, Position, Presence, Published, Subscribed, ToClient};
 use roomring_router::session::Limits;
-use roomring_router::{Backend, Refused, Whereabouts};
+use roomring_router::{Backend, Frame, Refused, Whereabouts};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -86,8 +86,9 @@ impl Room {
         let json = json::publication_push(room.as_str(), &publication);
         let line = plain::message(room.as_str(), EPOCH, &publication);
         for member in self.members.values() {
-            let bytes = if member.codec == Codec::Json { &json } else { &line };
-            member.queue.push(ToClient::Push(bytes.clone()));
+            let message = if member.codec == Codec::Json { &json } else { &line };
+            member.queue.push(ToClient::Push(Frame::text(message)));
+            member.queue.flush();
         }
     }
 }

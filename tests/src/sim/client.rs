@@ -206,7 +206,7 @@ impl Client {
 
     fn told(&mut self, now: Time, message: ToClient) -> Result<(), String> {
         match message {
-            ToClient::Push(bytes) => self.pushed(now, &bytes)?,
+            ToClient::Push(frame) => self.pushed(now, &frame.payload())?,
             ToClient::Subscribed { room, result: Ok(s), .. } => {
                 let room = room.as_str().to_owned();
                 let position = Position { epoch: s.position.epoch.to_string(), offset: s.position.seq.0 };

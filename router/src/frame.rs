@@ -1,0 +1,90 @@
+//! A WebSocket frame, ready to be sent: encoded once, and shared by everybody who gets it.
+
+use std::fmt;
+
+use bytes::Bytes;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::{CloseCode, Control, Data, OpCode};
+use tokio_tungstenite::tungstenite::protocol::frame::{CloseFrame, Frame as Plain, FrameHeader};
+
+/// Longest header of a server's frame, in bytes.
+const HEADER: usize = 10;
+
+/// Whole frames, one as a rule, as they go over the wire. Cheap to clone.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Frame(Bytes);
+
+impl Frame {
+    /// An empty native ping.
+    pub(crate) const PING: Self = Self(Bytes::from_static(&[0x89, 0]));
+
+    /// A text message. The bytes must be UTF-8.
+    pub fn text(payload: &[u8]) -> Self {
+        Self::of(Data::Text, payload)
+    }
+
+    fn of(data: Data, payload: &[u8]) -> Self {
+        let header = FrameHeader { opcode: OpCode::Data(data), ..FrameHeader::default() };
+        let mut frame = Vec::with_capacity(HEADER + payload.len());
+        header.format(payload.len() as u64, &mut frame).expect("a vector takes everything");
+        frame.extend_from_slice(payload);
+        Self(frame.into())
+    }
+
+    /// Closes the connection.
+    pub(crate) fn close(code: u16, reason: &str) -> Self {
+        let close = CloseFrame { code: CloseCode::from(code), reason: reason.into() };
+        let close = Plain::close(Some(close)).into_payload();
+        let header = FrameHeader { opcode: OpCode::Control(Control::Close), ..FrameHeader::default() };
+        let mut frame = Vec::with_capacity(HEADER + close.len());
+        header.format(close.len() as u64, &mut frame).expect("a vector takes everything");
+        frame.extend_from_slice(&close);
+        Self(frame.into())
+    }
+
+    /// Frames that somebody else encoded, whole.
+    pub(crate) fn encoded(frames: Vec<u8>) -> Self {
+        Self(frames.into())
+    }
+
+    /// The bytes on the wire.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// Bytes on the wire.
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// The message in the frame.
+    pub fn payload(&self) -> Bytes {
+        let header = match self.0.get(1) {
+            Some(126) => 4,
+            Some(127) => 10,
+            _ => 2,
+        };
+        self.0.slice(header.min(self.0.len())..)
+    }
+}
+
+impl fmt::Debug for Frame {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Frame({:?})", self.payload())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_frame_has_its_header_and_its_payload() {
+        for (length, header) in [(0, 2), (125, 2), (126, 4), (65_535, 4), (65_536, 10)] {
+            let payload = vec![b'x'; length];
+            let frame = Frame::text(&payload);
+            assert_eq!((frame.len(), frame.bytes()[0]), (header + length, 0x81));
+            assert_eq!(frame.payload(), payload);
+        }
+        assert_eq!(Frame::close(3000, "bye").bytes(), b"\x88\x05\x0b\xb8bye");
+    }
+}

@@ -1,0 +1,232 @@
+//! What a client sends: bytes in, WebSocket messages out. Pure.
+//!
+//! The protocol is tungstenite's, but no connection keeps a tungstenite: one is made for what was read and dropped with it,
+//! unless a message is incomplete. So an idle connection has no buffer, and a message pins none beyond its own.
+
+use std::io::{self, Cursor, Read, Write};
+
+use tokio_tungstenite::tungstenite::protocol::frame::FrameHeader;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::OpCode;
+use tokio_tungstenite::tungstenite::protocol::{Role, WebSocket, WebSocketConfig};
+use tokio_tungstenite::tungstenite::{Error, Message};
+
+/// Read buffer of a message that comes in pieces, in bytes.
+const PIECE: usize = 4 << 10;
+
+/// The reading half of a WebSocket without its socket.
+#[derive(Debug)]
+pub(super) struct Frames {
+    max_message: usize,
+    /// Present while a message is incomplete.
+    partial: Option<Box<WebSocket<Feed>>>,
+}
+
+/// A socket in memory.
+#[derive(Debug, Default)]
+struct Feed {
+    input: Vec<u8>,
+    taken: usize,
+    output: Vec<u8>,
+}
+
+impl Frames {
+    /// `max_message` bounds the client's messages, in bytes.
+    pub(super) fn new(max_message: usize) -> Self {
+        Self { max_message, partial: None }
+    }
+
+    /// Takes what was read and hands each message that is complete to `f`, until `f` says otherwise. What the protocol wants
+    /// answered, such as a ping, is in `answers` then, as whole frames.
+    pub(super) fn take<E: From<Error>>(
+        &mut self,
+        read: &[u8],
+        answers: &mut Vec<u8>,
+        mut f: impl FnMut(Message) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let whole = if self.partial.is_none() { whole_messages(read) } else { None };
+        let mut ws = match self.partial.take() {
+            Some(mut ws) => {
+                ws.get_mut().put(read);
+                ws
+            }
+            None => {
+                let config = WebSocketConfig::default()
+                    .read_buffer_size(if whole.is_some() { 0 } else { PIECE })
+                    .max_message_size(Some(self.max_message))
+                    .max_frame_size(Some(self.max_message));
+                Box::new(WebSocket::from_partially_read(Feed::default(), read.to_vec(), Role::Server, Some(config)))
+            }
+        };
+        let mut left = whole.unwrap_or(usize::MAX);
+        let mut end = Ok(());
+        while left > 0 && end.is_ok() {
+            match ws.read() {
+                Ok(message) => end = f(message),
+                Err(Error::Io(e)) if e.kind() == io::ErrorKind::WouldBlock => break,
+                Err(e) => end = Err(e.into()),
+            }
+            left -= 1;
+        }
+        // It fails only where there is nothing to say any more.
+        let _ = ws.flush();
+        answers.append(&mut ws.get_mut().output);
+        if whole.is_none() {
+            self.partial = Some(ws);
+        }
+        end
+    }
+}
+
+/// How many messages `read` holds, if it holds nothing but whole messages.
+fn whole_messages(read: &[u8]) -> Option<usize> {
+    let mut cursor = Cursor::new(read);
+    let (mut messages, mut complete) = (0, true);
+    while cursor.position() < read.len() as u64 {
+        let (header, length) = FrameHeader::parse(&mut cursor).ok()??;
+        let end = cursor.position().checked_add(length).filter(|end| *end <= read.len() as u64)?;
+        cursor.set_position(end);
+        if matches!(header.opcode, OpCode::Data(_)) {
+            complete = header.is_final;
+        }
+        messages += usize::from(header.is_final);
+    }
+    complete.then_some(messages)
+}
+
+impl Feed {
+    fn put(&mut self, read: &[u8]) {
+        self.input.drain(..self.taken);
+        self.taken = 0;
+        self.input.extend_from_slice(read);
+    }
+}
+
+impl Read for Feed {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let left = &self.input[self.taken..];
+        if left.is_empty() {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        let count = left.len().min(buf.len());
+        buf[..count].copy_from_slice(&left[..count]);
+        self.taken += count;
+        Ok(count)
+    }
+}
+
+impl Write for Feed {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        self.output.extend_from_slice(buf);
+        Ok(buf.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use roomring_proto::limits;
+    use tokio_tungstenite::tungstenite::protocol::frame::coding::{Control, Data};
+
+    use super::*;
+
+    const MAX: usize = limits::CLIENT_MESSAGE_BYTES;
+
+    fn frame(data: Data, last: bool, payload: &[u8]) -> Vec<u8> {
+        encode(OpCode::Data(data), last, payload)
+    }
+
+    fn encode(opcode: OpCode, is_final: bool, payload: &[u8]) -> Vec<u8> {
+        let header = FrameHeader { opcode, is_final, mask: Some([1, 2, 3, 4]), ..FrameHeader::default() };
+        let mut bytes = Vec::new();
+        header.format(payload.len() as u64, &mut bytes).unwrap();
+        bytes.extend(payload.iter().zip([1, 2, 3, 4].iter().cycle()).map(|(b, m)| b ^ m));
+        bytes
+    }
+
+    /// Messages and answers when `bytes` comes in pieces of `piece`.
+    fn read(bytes: &[u8], piece: usize) -> (Vec<Message>, Vec<u8>, Result<(), Error>, Frames) {
+        let (mut frames, mut messages, mut answers) = (Frames::new(MAX), Vec::new(), Vec::new());
+        for piece in bytes.chunks(piece) {
+            let end = frames.take(piece, &mut answers, |m| {
+                messages.push(m);
+                Ok::<(), Error>(())
+            });
+            if end.is_err() {
+                return (messages, answers, end, frames);
+            }
+        }
+        (messages, answers, Ok(()), frames)
+    }
+
+    #[test]
+    fn messages_are_the_same_however_they_come() {
+        let big = vec![b'y'; 40_000];
+        let all = [
+            frame(Data::Text, true, b"one"),
+            encode(OpCode::Control(Control::Ping), true, b"p"),
+            frame(Data::Text, false, b"tw"),
+            encode(OpCode::Control(Control::Pong), true, b""),
+            frame(Data::Continue, true, b"o"),
+            frame(Data::Binary, true, &big),
+            frame(Data::Text, true, b""),
+        ]
+        .concat();
+        let expected = [
+            Message::text("one"),
+            Message::Ping("p".into()),
+            Message::Pong("".into()),
+            Message::text("two"),
+            Message::Binary(big.into()),
+            Message::text(""),
+        ];
+        for piece in [1, 2, 3, 7, 100, 5_000, all.len()] {
+            let (messages, answers, end, frames) = read(&all, piece);
+            end.unwrap();
+            assert_eq!(messages, expected, "in pieces of {piece}");
+            assert_eq!(answers, [0x8a, 1, b'p'], "in pieces of {piece}");
+            assert_eq!(frames.partial.is_none(), piece == all.len(), "in pieces of {piece}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_kept_between_whole_messages() {
+        let one = frame(Data::Text, true, b"x");
+        let two = [one.clone(), frame(Data::Text, false, b"y")].concat();
+        assert!(read(&one, 100).3.partial.is_none());
+        assert!(read(&two, 100).3.partial.is_some());
+    }
+
+    #[test]
+    fn what_breaks_the_protocol_is_found() {
+        let mut unmasked = Vec::new();
+        FrameHeader { opcode: OpCode::Data(Data::Text), ..FrameHeader::default() }.format(1, &mut unmasked).unwrap();
+        unmasked.push(b'x');
+        let bad: [(&str, Vec<u8>); 6] = [
+            ("unmasked", unmasked),
+            ("not UTF-8", frame(Data::Text, true, b"\xff")),
+            ("no beginning", frame(Data::Continue, true, b"x")),
+            ("reserved", vec![0xf1, 0x80, 0, 0, 0, 0]),
+            ("opcode", vec![0x83, 0x80, 0, 0, 0, 0]),
+            ("too long", frame(Data::Text, true, &vec![b'x'; MAX + 1])),
+        ];
+        for (what, bytes) in bad {
+            for piece in [1, bytes.len()] {
+                assert!(read(&bytes, piece).2.is_err(), "{what} in pieces of {piece}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_close_is_answered() {
+        let close = encode(OpCode::Control(Control::Close), true, b"\x03\xe8");
+        for piece in [1, close.len()] {
+            let (messages, answers, end, _) = read(&close, piece);
+            assert!(matches!(end, Ok(()) | Err(Error::ConnectionClosed)), "{end:?}");
+            assert!(matches!(messages.as_slice(), [Message::Close(Some(_))]));
+            assert_eq!(answers, [0x88, 2, 0x03, 0xe8]);
+        }
+    }
+}
