@@ -28,7 +28,8 @@ pub struct Rooms {
     pub(super) uid: Uid,
     pub(super) generation: Generation,
     pub(super) limits: RoomLimits,
-    pub(super) rooms: BTreeMap<RoomId, Room>,
+    // Boxed: a tree keeps room for up to twice as many as are in it.
+    pub(super) rooms: BTreeMap<RoomId, Box<Room>>,
     pub(super) numbers: BTreeMap<Incarnation, RouterNumbers>,
     pub(super) last_time_ms: u64,
     /// Members per router.
@@ -107,12 +108,17 @@ impl Rooms {
 
     /// The room, if it exists.
     pub fn get(&self, room: &str) -> Option<&Room> {
-        self.rooms.get(room)
+        self.rooms.get(room).map(|room| &**room)
+    }
+
+    /// The name of a room that exists, as it is held here: a clone of it takes no memory.
+    pub fn name(&self, room: &str) -> Option<&RoomId> {
+        self.rooms.get_key_value(room).map(|(name, _)| name)
     }
 
     /// All rooms, by name.
     pub fn iter(&self) -> impl Iterator<Item = (&RoomId, &Room)> {
-        self.rooms.iter()
+        self.rooms.iter().map(|(name, room)| (name, &**room))
     }
 
     /// Number of rooms.
@@ -167,7 +173,7 @@ impl Rooms {
             let clients = room.members.iter().filter(|m| m.router == router).map(|m| m.info.client.clone());
             clients.map(|client| (name.clone(), client)).collect::<Vec<_>>()
         };
-        self.rooms.iter().flat_map(of_room).collect()
+        self.iter().flat_map(of_room).collect()
     }
 
     /// Router processes that have members here.
@@ -223,7 +229,7 @@ impl Rooms {
         }
         let mark = Mark::of(&name, &room, &self.limits);
         self.index(&name, room.created(), Mark::default(), mark);
-        self.rooms.insert(name, room);
+        self.rooms.insert(name, Box::new(room));
     }
 
     fn remove(&mut self, name: &RoomId) {

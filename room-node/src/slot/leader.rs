@@ -36,6 +36,37 @@ const LATENESS: Duration = Duration::from_millis(500);
 /// Ages are looked at no more often than this: one entry then serves every room of the slot that came due.
 const AGE_STEP: Duration = Duration::from_secs(1);
 
+/// Links, in order. There is one of them as a rule, and as many rooms as there are: a set would be far larger.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub(super) struct Links(Vec<LinkId>);
+
+impl Links {
+    pub(super) fn insert(&mut self, link: LinkId) {
+        if let Err(place) = self.0.binary_search(&link) {
+            self.0.reserve_exact(1);
+            self.0.insert(place, link);
+        }
+    }
+
+    pub(super) fn remove(&mut self, link: LinkId) {
+        if let Ok(place) = self.0.binary_search(&link) {
+            self.0.remove(place);
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(super) fn contains(&self, link: LinkId) -> bool {
+        self.0.binary_search(&link).is_ok()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = LinkId> + '_ {
+        self.0.iter().copied()
+    }
+}
+
 /// The state of a primary.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Leader {
@@ -56,7 +87,7 @@ pub(super) struct Leader {
     /// Whom to tell when an entry commits.
     pub(super) answers: BTreeMap<Lsn, Vec<Answer>>,
     /// Links that are sent what happens in a room.
-    pub(super) attached: BTreeMap<RoomId, BTreeSet<LinkId>>,
+    pub(super) attached: BTreeMap<RoomId, Links>,
     /// Attaches that wait for the promotion, or for their rooms' creation to commit.
     pub(super) held: Vec<HeldAttach>,
     /// Router processes without a link, and when their members leave.

@@ -9,7 +9,7 @@ use v1::node_message::Kind as ToRouter;
 use v1::refusal::Reason;
 use v1::router_message::Kind as FromRouter;
 
-use super::leader::Leader;
+use super::leader::{Leader, Links};
 use super::replica::Replica;
 use super::{Ctx, LinkId, Output, Rule, Rules, log};
 use crate::entry::{Body, Client, Entry, Publish};
@@ -65,20 +65,14 @@ impl Shown {
         }
     }
 
-    pub(super) fn send(
-        self,
-        attached: &BTreeMap<RoomId, BTreeSet<LinkId>>,
-        term: Term,
-        ctx: &Ctx<'_>,
-        out: &mut Vec<Output>,
-    ) {
+    pub(super) fn send(self, attached: &BTreeMap<RoomId, Links>, term: Term, ctx: &Ctx<'_>, out: &mut Vec<Output>) {
         let slot = ctx.config.slot.0;
         for (room, epoch, events) in self.runs {
             let Some(links) = attached.get(&room) else { continue };
             let deliver =
                 v1::Deliver { slot, term: term.0, room: room.as_str().to_owned(), epoch: Some(epoch.into()), events };
-            for link in links {
-                out.push(to_router(*link, ToRouter::Deliver(deliver.clone())));
+            for link in links.iter() {
+                out.push(to_router(link, ToRouter::Deliver(deliver.clone())));
             }
         }
         for (answer, epoch, seq) in self.answers {
@@ -99,7 +93,7 @@ impl Leader {
         self.open.remove(&link);
         self.held.retain(|h| h.link != link);
         self.attached.retain(|_, links| {
-            links.remove(&link);
+            links.remove(link);
             !links.is_empty()
         });
         for answers in self.answers.values_mut() {
@@ -234,7 +228,7 @@ impl Leader {
             .iter()
             .zip(&held.attach.rooms)
             .filter(|(a, _)| a.refused.is_none())
-            .filter_map(|(a, w)| Some((RoomId::new(&a.room).ok()?, w.members.clone())))
+            .filter_map(|(a, w)| Some((replica.rooms.name(&a.room)?.clone(), w.members.clone())))
             .collect();
         out.push(to_router(
             held.link,
@@ -252,7 +246,7 @@ impl Leader {
             let listed: BTreeSet<&RoomId> = attached.iter().map(|(room, _)| room).collect();
             self.attached.retain(|room, links| {
                 if !listed.contains(room) {
-                    links.remove(&held.link);
+                    links.remove(held.link);
                 }
                 !links.is_empty()
             });
@@ -357,7 +351,7 @@ impl Leader {
         }
         let Some(router) = ctx.links.get(&link).copied() else { return };
         let Some((room, links)) = self.attached.get_key_value(presence.room.as_str()) else { return };
-        if !links.contains(&link) {
+        if !links.contains(link) {
             return;
         }
         let room = room.clone();
@@ -380,7 +374,7 @@ impl Leader {
         for name in &detach.rooms {
             let Ok(room) = RoomId::new(name) else { continue };
             if let Some(links) = self.attached.get_mut(&room) {
-                links.remove(&link);
+                links.remove(link);
                 if links.is_empty() {
                     self.attached.remove(&room);
                 }
@@ -584,7 +578,7 @@ impl Leader {
                 let here = self
                     .attached
                     .get(&room)
-                    .is_some_and(|links| links.iter().any(|l| ctx.links.get(l) == Some(&router)));
+                    .is_some_and(|links| links.iter().any(|l| ctx.links.get(&l) == Some(&router)));
                 if !here {
                     self.leave(&room, client, replica, ctx);
                 }
