@@ -441,4 +441,109 @@ mod tests {
         assert_eq!(ends, (Ok(1), Ok(0)));
         assert_eq!(queue.push(push(1)), Pushed::Refused);
     }
+
+    async fn attached(max_bytes: usize) -> (ClientQueue, tokio::net::TcpStream, tokio::net::tcp::OwnedReadHalf) {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (server, _) = listener.accept().await.unwrap();
+        let (reader, writer) = server.into_split();
+        let queue = ClientQueue::new(max_bytes);
+        queue.attach(Wire::new(writer));
+        (queue, client, reader)
+    }
+
+    #[tokio::test]
+    async fn pushes_are_written_by_whoever_owes_it_and_many_at_once() {
+        use tokio::io::AsyncReadExt;
+        let (queue, mut client, _reader) = attached(1 << 20).await;
+        assert_eq!(queue.push(push(3)), Pushed::Owed);
+        assert_eq!(queue.push(push(4)), Pushed::Queued, "it is owed already");
+        queue.flush();
+        let mut told = [0; 11];
+        client.read_exact(&mut told).await.unwrap();
+        assert_eq!(&told, b"\x81\x03xxx\x81\x04xxxx");
+        assert!(!queue.is_woken(), "nothing is left for the task");
+        assert_eq!(queue.push(push(1)), Pushed::Owed, "the debt is paid");
+        // An answer makes it the task's.
+        queue.push(ToClient::Published { request: 1, result: Err(ErrorCode::INTERNAL) });
+        queue.push(push(2));
+        queue.flush();
+        queue.woken().await;
+        let pumped = queue.pump([Frame::text(b"own")], |_, frames| {
+            frames.push(Frame::text(b"answer"));
+            ControlFlow::Continue(())
+        });
+        assert_eq!(pumped, Ok(Pumped::All));
+        let mut told = [0; 20];
+        client.read_exact(&mut told).await.unwrap();
+        assert_eq!(&told, b"\x81\x03own\x81\x01x\x81\x06answer\x81\x02xx");
+    }
+
+    /// The order and the borders of frames, through a socket that is full most of the time.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+    async fn frames_stay_whole_and_in_order_through_a_full_socket() {
+        use tokio::io::AsyncReadExt;
+        const ROUNDS: u32 = 400;
+        let (queue, mut client, reader) = attached(64 << 20).await;
+        let queue = std::sync::Arc::new(queue);
+        let task = tokio::spawn({
+            let queue = queue.clone();
+            async move {
+                let (mut full, mut answered) = (0, 0);
+                while answered < ROUNDS {
+                    let pumped = queue.pump([], |event, frames| {
+                        let ToClient::Published { request, .. } = event else { unreachable!("only answers are sent") };
+                        frames.push(Frame::text(format!("a{request}").as_bytes()));
+                        answered += 1;
+                        ControlFlow::Continue(())
+                    });
+                    match pumped.unwrap() {
+                        Pumped::All => queue.woken().await,
+                        Pumped::Full => {
+                            full += 1;
+                            reader.as_ref().writable().await.unwrap();
+                        }
+                        other => panic!("{other:?}"),
+                    }
+                }
+                while queue.pump([], |_, _| ControlFlow::Continue(())) == Ok(Pumped::Full) {
+                    reader.as_ref().writable().await.unwrap();
+                }
+                full
+            }
+        });
+        let hub = tokio::spawn({
+            let queue = queue.clone();
+            async move {
+                for round in 0..ROUNDS {
+                    for n in 0..3 {
+                        let text = format!("p{round}.{n}{}", "y".repeat(20_000));
+                        queue.push(ToClient::Push(Frame::text(text.as_bytes())));
+                    }
+                    queue.push(ToClient::Published { request: round, result: Err(ErrorCode::INTERNAL) });
+                    queue.flush();
+                    if round % 50 == 0 {
+                        tokio::time::sleep(Duration::from_millis(5)).await;
+                    }
+                }
+            }
+        });
+        for round in 0..ROUNDS {
+            for n in 0..4 {
+                let mut header = [0; 2];
+                client.read_exact(&mut header).await.unwrap();
+                let length = match header[1] {
+                    126 => usize::from(client.read_u16().await.unwrap()),
+                    short => usize::from(short),
+                };
+                let mut payload = vec![0; length];
+                client.read_exact(&mut payload).await.unwrap();
+                let text = String::from_utf8(payload).unwrap();
+                let expected = if n < 3 { format!("p{round}.{n}") } else { format!("a{round}") };
+                assert_eq!((header[0], text.trim_end_matches('y')), (0x81, expected.as_str()));
+            }
+        }
+        hub.await.unwrap();
+        assert!(task.await.unwrap() > 0, "the socket was never full");
+    }
 }
