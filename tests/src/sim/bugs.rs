@@ -18,7 +18,8 @@ pub(super) fn spoil_pushes(mutant: Option<Mutant>, count: &mut u64, messages: Ve
     let Some(mutant) = mutant else { return messages };
     let spoil = |message: ToClient| {
         let kind = (mutant, &message);
-        let is_push = |key: &[u8]| matches!(&message, ToClient::Push(b) if b.windows(key.len()).any(|w| w == key));
+        let is_push =
+            |key: &[u8]| matches!(&message, ToClient::Push(f) if f.payload().windows(key.len()).any(|w| w == key));
         let applies = match kind {
             (Mutant::LosesDeliveries, ToClient::Push(_)) => is_push(b"\"pub\""),
             (Mutant::JoinsTwice, ToClient::Push(_)) => is_push(b"\"join\""),
