@@ -10,6 +10,7 @@ use tokio::time::{Instant, timeout};
 use tonic::{Request, Response, Status};
 
 use crate::shell::Shell;
+use crate::worker::load_of;
 
 /// How long the workers may take to say what they hold.
 const STATUS_DEADLINE: Duration = Duration::from_secs(2);
@@ -57,6 +58,7 @@ impl Admin for AdminService {
             replicas: count(&[Role::Replica]),
             learners: count(&[Role::Learner]),
             rss_bytes: resident_bytes().unwrap_or(0),
+            load: Some(load_of(&shell.reports).wire()),
             slots: if request.into_inner().slots { slots } else { Vec::new() },
         }))
     }

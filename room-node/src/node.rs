@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use roomring_control::coordinator::{Coordinator, CoordinatorConfig};
 use roomring_control::detector::Timing;
-use roomring_control::heartbeat::{HeartbeatConfig, Heartbeats, watch_address};
+use roomring_control::heartbeat::{HeartbeatConfig, Heartbeats, LoadNow, watch_address};
 use roomring_control::home::{Home, HomeError};
+use roomring_control::rebalance;
 use roomring_control::registry::{
     ConnectError, EtcdConfig, NodeSpec, RegisterError, Registration, Registry, Superseded,
 };
@@ -31,7 +32,7 @@ use crate::server::{self, ServerError};
 use crate::sessions::Sessions;
 use crate::shell::Shell;
 use crate::vitals::{LastTick, Vitals};
-use crate::worker::{Part, Worker, Workers};
+use crate::worker::{Part, Report, Worker, Workers, load_of};
 
 /// How long connections may take to wind up once they are told to; they only hand over what they have.
 const WIND_UP: Duration = Duration::from_secs(3);
@@ -188,14 +189,16 @@ impl Node {
         let (workers, mailboxes) = Workers::new(count);
         let ticks: Vec<_> = mailboxes.iter().map(|_| Arc::new(LastTick::default())).collect();
         let vitals = Vitals::new(self.registry.view(), ticks.clone());
-        let heartbeats = self.heartbeats(incarnation, vitals.clone())?;
+        let reports: Arc<[Report]> = mailboxes.iter().map(|_| Report::default()).collect();
+        let heartbeats = self.heartbeats(incarnation, vitals.clone(), Arc::clone(&reports))?;
         let (coordinator, coordinator_handle) =
             Coordinator::new(self.registry.clone(), incarnation, coordination, heartbeats.evidence());
         let mut pool = JoinSet::new();
         for (index, (mailbox, tick)) in mailboxes.into_iter().zip(&ticks).enumerate() {
             let part = Part { index, of: count };
             let (counters, tick) = (Arc::clone(&self.counters), Arc::clone(tick));
-            let worker = Worker::new(mailbox, part, incarnation, coordinator_handle.words().clone(), counters, tick);
+            let (words, report) = (coordinator_handle.words().clone(), reports[index].clone());
+            let worker = Worker::new(mailbox, part, incarnation, words, counters, report, tick);
             pool.spawn(worker.run(stop_workers.clone()));
         }
         let shell = Arc::new(Shell {
@@ -207,6 +210,7 @@ impl Node {
             vitals,
             workers,
             counters: Arc::clone(&self.counters),
+            reports,
             links: Sessions::default(),
             callers: Sessions::default(),
             tasks: TaskTracker::new(),
@@ -223,6 +227,9 @@ impl Node {
         let (joined, mut is_joined) = oneshot::channel();
         let mut follower = tokio::spawn(Follower::new(Arc::clone(&shell), joined).run());
         let mut coordinator = tokio::spawn(coordinator.run());
+        let (loads, evidence) = (heartbeats.loads(), heartbeats.evidence());
+        let rebalance = rebalance::run(self.registry.clone(), self.config.id.clone(), incarnation, loads, evidence);
+        shell.tasks.spawn(shell.stop.clone().run_until_cancelled_owned(rebalance));
         shell.tasks.spawn(Dialer::new(Arc::clone(&shell)).run(self.registry.view()));
 
         let mut told = pin!(async {
@@ -270,7 +277,7 @@ impl Node {
         end
     }
 
-    fn heartbeats(&self, me: Incarnation, vitals: Vitals) -> Result<Heartbeats, Error> {
+    fn heartbeats(&self, me: Incarnation, vitals: Vitals, reports: Arc<[Report]>) -> Result<Heartbeats, Error> {
         let config = HeartbeatConfig {
             cluster: self.config.cluster.clone(),
             id: self.config.id.clone(),
@@ -280,7 +287,8 @@ impl Node {
         // The socket stays open for the next life.
         let listener = self.watch_listener.try_clone().map_err(ServerError::Listener)?;
         let worker_age = move || Duration::from_millis(vitals.worker_age_ms());
-        Heartbeats::start(listener, config, self.registry.view(), worker_age).map_err(Error::Heartbeats)
+        let load: LoadNow = Arc::new(move || load_of(&reports));
+        Heartbeats::start(listener, config, self.registry.view(), worker_age, Some(load)).map_err(Error::Heartbeats)
     }
 
     /// Warns of settings given to this node that the cluster has otherwise.

@@ -15,7 +15,7 @@ use crate::counters::Counters;
 use crate::sessions::Sessions;
 use crate::slot::LinkId;
 use crate::vitals::Vitals;
-use crate::worker::Workers;
+use crate::worker::{Report, Workers};
 
 /// One life of the node, from registration to the end of its incarnation.
 #[derive(Debug)]
@@ -29,6 +29,8 @@ pub(crate) struct Shell {
     pub(crate) vitals: Vitals,
     pub(crate) workers: Workers,
     pub(crate) counters: Arc<Counters>,
+    /// What the slots of each worker do.
+    pub(crate) reports: Arc<[Report]>,
     /// Links of routers, by router process.
     pub(crate) links: Sessions,
     /// Streams opened by other nodes, by process.

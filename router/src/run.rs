@@ -184,7 +184,7 @@ async fn live<F: Future<Output = ()>>(
         timing: Timing::default(),
     };
     // A router is asked what it hears; it decides nothing, and nobody listens to it.
-    let heartbeats = Heartbeats::start(watch, heartbeat, registry.view(), || Duration::ZERO);
+    let heartbeats = Heartbeats::start(watch, heartbeat, registry.view(), || Duration::ZERO, None);
     parts.heartbeats = Some(heartbeats.map_err(Error::Heartbeats)?);
 
     app.set_readiness(Readiness::Starting("waiting for a placement"));

@@ -13,7 +13,9 @@ use tonic::Status;
 use tonic::transport::Endpoint;
 
 use super::Shared;
+use crate::clock::Time;
 use crate::detector::Event;
+use crate::load::NodeLoad;
 
 /// First wait after a failed attempt; the first attempt after a break comes at once.
 const BACK_OFF_LEAST: Duration = Duration::from_millis(10);
@@ -114,6 +116,7 @@ impl Ear {
             cluster: config.cluster.to_string(),
             id: config.id.to_string(),
             incarnation: config.me.0,
+            loads: self.shared.wants_loads,
         };
         let open = async {
             let channel = endpoint.connect().await.map_err(|e| match is_refused(&e) {
@@ -140,6 +143,10 @@ impl Ear {
                 Err(status) => return End::Broken(status.message().to_owned()),
             }
             *heard = true;
+            if let Some(load) = &beat.load {
+                let told = (NodeLoad::read(load), Time::now());
+                self.shared.loads.send_modify(|loads| _ = loads.0.insert(self.peer, told));
+            }
             let worker_age = Duration::from_millis(beat.worker_age_ms);
             let contact_age = Duration::from_millis(beat.contact_age_ms);
             self.tell(Event::Heard { from: self.peer, worker_age, contact_age }).await;

@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::Time;
 use crate::detector::{Detector, Effect, Event, Evidence, LOOK, Timing};
+use crate::load::{Loads, NodeLoad, SAMPLE};
 use crate::placement::Placement;
 use crate::view::ClusterView;
 use ask::Asker;
@@ -37,6 +38,9 @@ const EVENTS: usize = 1024;
 
 /// How long the thread may take to end; it waits for nobody.
 const END: Duration = Duration::from_millis(500);
+
+/// What this process does as primary.
+pub type LoadNow = Arc<dyn Fn() -> NodeLoad + Send + Sync>;
 
 /// Whose heartbeats these are.
 #[derive(Debug, Clone)]
@@ -55,6 +59,7 @@ pub struct HeartbeatConfig {
 #[derive(Debug)]
 pub struct Heartbeats {
     evidence: watch::Receiver<Evidence>,
+    loads: watch::Receiver<Loads>,
     stop: CancellationToken,
     thread: Option<JoinHandle<()>>,
 }
@@ -65,6 +70,9 @@ struct Shared {
     config: HeartbeatConfig,
     detector: Mutex<Detector>,
     events: mpsc::Sender<Event>,
+    wants_loads: bool,
+    /// What nodes say that they do, this one too.
+    loads: watch::Sender<Loads>,
     stop: CancellationToken,
 }
 
@@ -77,7 +85,7 @@ pub fn watch_address(advertised: &str, bound: SocketAddr) -> String {
 
 impl Heartbeats {
     /// Beats and listens from now on. `view` says to whom; `worker_age` how long ago the slowest worker of this process came
-    /// round. The listener's socket stays open when this ends if the caller keeps a clone.
+    /// round, `load` what it does, if it has slots: then it also learns the loads of others. The listener's socket stays open when this ends if the caller keeps a clone.
     ///
     /// # Errors
     /// If the thread or its runtime can't be had, or the listener not be used.
@@ -86,20 +94,29 @@ impl Heartbeats {
         config: HeartbeatConfig,
         view: watch::Receiver<ClusterView>,
         worker_age: impl Fn() -> Duration + Send + Sync + 'static,
+        load: Option<LoadNow>,
     ) -> std::io::Result<Self> {
         listener.set_nonblocking(true)?;
         let stop = CancellationToken::new();
         let (evidence_to, evidence) = watch::channel(Evidence::default());
         let (events, queue) = mpsc::channel(EVENTS);
         let detector = Mutex::new(Detector::new(config.me, config.timing));
-        let shared = Arc::new(Shared { config, detector, events, stop: stop.clone() });
+        let (loads_to, loads) = watch::channel(Loads::default());
+        let shared = Arc::new(Shared {
+            config,
+            detector,
+            events,
+            wants_loads: load.is_some(),
+            loads: loads_to,
+            stop: stop.clone(),
+        });
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let listener = {
             let _in_runtime = runtime.enter();
             tokio::net::TcpListener::from_std(listener)?
         };
         let thread = std::thread::Builder::new().name("heartbeats".to_owned()).spawn(move || {
-            let service = WatchService::new(Arc::clone(&shared), view.clone(), Arc::new(worker_age));
+            let service = WatchService::new(Arc::clone(&shared), view.clone(), Arc::new(worker_age), load.clone());
             runtime.block_on(async {
                 let watch = Watcher::new(Arc::clone(&shared), view, queue, evidence_to);
                 tokio::select! {
@@ -108,11 +125,17 @@ impl Heartbeats {
                         tracing::error!(%error, "heartbeats of this process have ended");
                     },
                     () = watch.run() => {}
+                    () = own_load(&shared, load) => {}
                 }
             });
             runtime.shutdown_timeout(END);
         })?;
-        Ok(Self { evidence, stop, thread: Some(thread) })
+        Ok(Self { evidence, loads, stop, thread: Some(thread) })
+    }
+
+    /// What nodes did lately, this one too; empty if that was not wanted.
+    pub fn loads(&self) -> watch::Receiver<Loads> {
+        self.loads.clone()
     }
 
     /// What is held of the others, now and whenever it changes.
@@ -142,6 +165,18 @@ impl Shared {
     fn detector(&self) -> MutexGuard<'_, Detector> {
         // What is known of the others holds also after a panic in one of the tasks.
         self.detector.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Puts this process among the others that tell their load.
+async fn own_load(shared: &Shared, load: Option<LoadNow>) {
+    let Some(load) = load else { return std::future::pending().await };
+    let mut ticks = interval(SAMPLE);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let told = (load(), Time::now());
+        shared.loads.send_modify(|loads| _ = loads.0.insert(shared.config.me, told));
     }
 }
 
@@ -207,6 +242,11 @@ impl Watcher {
         let wanted: BTreeMap<Incarnation, &str> =
             members.chain(registered).filter(|(i, addr)| *i != me && !addr.is_empty()).collect();
         self.ears.listen_to(&wanted);
+        self.shared.loads.send_if_modified(|loads| {
+            let before = loads.0.len();
+            loads.0.retain(|i, _| *i == me || wanted.contains_key(i));
+            loads.0.len() != before
+        });
         let routers = view.routers.values().filter(|r| r.incarnation != me && !r.watch_addr.is_empty());
         self.asker.may_ask(&wanted, routers.map(|r| r.watch_addr.as_str()));
         let fence_after = placement.settings.fence_after;

@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::{Stream, StreamExt, stream};
+use futures_util::{FutureExt, Stream, StreamExt, stream};
 use roomring_proto::v1::watch_server::{Watch, WatchServer};
 use roomring_proto::{Incarnation, LINK_VERSION, v1};
 use tokio::net::TcpListener;
@@ -16,8 +16,9 @@ use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status};
 
 use super::ear::check;
-use super::{BEAT, Shared};
+use super::{BEAT, LoadNow, Shared};
 use crate::clock::Time;
+use crate::load::SAMPLE;
 use crate::view::ClusterView;
 
 /// How often a listener that says nothing is probed, and how long its answer may take: one that vanished holds nothing for long.
@@ -32,6 +33,7 @@ pub(super) struct WatchService {
     shared: Arc<Shared>,
     view: watch::Receiver<ClusterView>,
     worker_age: WorkerAge,
+    load: Option<LoadNow>,
 }
 
 impl fmt::Debug for WatchService {
@@ -41,8 +43,13 @@ impl fmt::Debug for WatchService {
 }
 
 impl WatchService {
-    pub(super) fn new(shared: Arc<Shared>, view: watch::Receiver<ClusterView>, worker_age: WorkerAge) -> Self {
-        Self { shared, view, worker_age }
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        view: watch::Receiver<ClusterView>,
+        worker_age: WorkerAge,
+        load: Option<LoadNow>,
+    ) -> Self {
+        Self { shared, view, worker_age, load }
     }
 
     pub(super) async fn serve(self, listener: TcpListener) -> Result<(), tonic::transport::Error> {
@@ -68,6 +75,7 @@ impl WatchService {
             placement,
             worker_age_ms: millis((self.worker_age)()),
             contact_age_ms: contact.map_or(u64::MAX, |at| millis(Time::now().since(at))),
+            load: None,
         }
     }
 }
@@ -82,9 +90,14 @@ impl Watch for WatchService {
         let mut ticks = interval(BEAT);
         // After a pause one beat says it all.
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let beats = stream::unfold((self.clone(), ticks), |(service, mut ticks)| async move {
+        let loads = request.loads.then(|| interval(SAMPLE));
+        let first = (self.clone(), ticks, loads);
+        let beats = stream::unfold(first, |(service, mut ticks, mut loads)| async move {
             ticks.tick().await;
-            Some((Ok(service.beat()), (service, ticks)))
+            let mut beat = service.beat();
+            let due = loads.as_mut().is_some_and(|due| due.tick().now_or_never().is_some());
+            beat.load = service.load.as_ref().filter(|_| due).map(|load| load().wire());
+            Some((Ok(beat), (service, ticks, loads)))
         });
         let stop = self.shared.stop.clone().cancelled_owned();
         Ok(Response::new(Box::pin(beats.take_until(stop))))

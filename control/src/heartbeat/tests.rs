@@ -3,7 +3,10 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
+use roomring_proto::SlotId;
+
 use super::*;
+use crate::load::Load;
 use crate::placement::fixtures::placement;
 use crate::placement::{Cause, Member};
 use crate::view::RouterEntry;
@@ -47,7 +50,11 @@ fn cluster(nodes: u64, routers: u64) -> (Vec<Process>, watch::Sender<ClusterView
             std::thread::sleep(Duration::from_millis(stuck.load(Ordering::Relaxed)));
             Duration::ZERO
         };
-        let heartbeats = Heartbeats::start(listener, config, views.subscribe(), worker_age).unwrap();
+        // As many publishes a second as its number.
+        let load = Load { publishes: me.0 as f64, ..Load::default() };
+        let load: LoadNow = Arc::new(move || NodeLoad::of([(SlotId(7), load)]));
+        let load = ((index as u64) < nodes).then_some(load);
+        let heartbeats = Heartbeats::start(listener, config, views.subscribe(), worker_age, load).unwrap();
         Process { me, heartbeats, stuck_ms }
     };
     (listeners.into_iter().enumerate().map(start).collect(), views)
@@ -129,7 +136,7 @@ async fn those_of_another_cluster_are_not_heard() {
         me: Incarnation(3),
         timing: Timing::default(),
     };
-    let _other = Heartbeats::start(listener, other, views.subscribe(), || Duration::ZERO).unwrap();
+    let _other = Heartbeats::start(listener, other, views.subscribe(), || Duration::ZERO, None).unwrap();
     views.send_modify(|view| {
         let placement = Arc::make_mut(view.placement.as_mut().unwrap());
         let member = Member { watch_addr: addr, ..placement.members[&Incarnation(2)].clone() };
@@ -144,4 +151,19 @@ fn a_watch_service_is_reached_on_the_host_of_the_rest() {
     let bound = "0.0.0.0:7401".parse().unwrap();
     assert_eq!(watch_address("node-1.rooms:7400", bound), "node-1.rooms:7401");
     assert_eq!(watch_address("[::1]:7400", bound), "[::1]:7401");
+}
+
+#[tokio::test]
+async fn nodes_learn_each_others_load_and_routers_do_not() {
+    let (processes, views) = cluster(3, 1);
+    let mut loads = processes[0].heartbeats.loads();
+    let all = loads.wait_for(|loads| loads.0.len() == 3);
+    let known = tokio::time::timeout(Duration::from_secs(20), all).await.expect("three loads").unwrap().clone();
+    for (incarnation, (load, _)) in &known.0 {
+        assert_eq!(load.total().publishes, incarnation.0 as f64);
+    }
+    assert!(processes[3].heartbeats.loads().borrow().0.is_empty());
+    views.send_modify(|view| _ = Arc::make_mut(view.placement.as_mut().unwrap()).members.remove(&Incarnation(2)));
+    let gone = loads.wait_for(|loads| !loads.0.contains_key(&Incarnation(2)));
+    tokio::time::timeout(Duration::from_secs(20), gone).await.expect("who left is forgotten").unwrap();
 }

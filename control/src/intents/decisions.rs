@@ -10,6 +10,9 @@ const MOST: usize = 64;
 /// Longest name of who decided, in bytes.
 const BY_BYTES: usize = 64;
 
+/// Longest text, in bytes: it names every slot of a plan.
+const TEXT_BYTES: usize = 2 * REASON_BYTES;
+
 /// Most slots named.
 pub(super) const SLOTS: usize = 16;
 
@@ -36,7 +39,7 @@ impl Decisions {
     /// Adds the latest and drops what is too much.
     pub fn push(&mut self, mut decision: Decision) {
         cut(&mut decision.by, BY_BYTES);
-        cut(&mut decision.text, REASON_BYTES);
+        cut(&mut decision.text, TEXT_BYTES);
         cut(&mut decision.reason, REASON_BYTES);
         if decision.slots.len() > SLOTS {
             decision.slots.clear();
@@ -60,14 +63,14 @@ mod tests {
     fn few_and_short_ones_are_kept() {
         let mut decisions = Decisions::default();
         for time_ms in 0..100 {
-            let text = "é".repeat(REASON_BYTES);
+            let text = "é".repeat(TEXT_BYTES);
             let slots = (0..20).map(SlotId).collect();
             decisions.push(Decision { time_ms, by: text.clone(), text: text.clone(), reason: text, slots });
         }
         let times: Vec<u64> = decisions.iter().map(|d| d.time_ms).collect();
         assert_eq!(times, (36..100).collect::<Vec<_>>());
         let last = decisions.iter().next_back().unwrap();
-        assert_eq!((last.by.len(), last.text.len(), last.reason.len()), (64, 200, 200));
+        assert_eq!((last.by.len(), last.text.len(), last.reason.len()), (64, 400, 200));
         assert!(last.slots.is_empty());
     }
 }

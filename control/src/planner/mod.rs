@@ -154,9 +154,14 @@ pub fn wishes(view: &ClusterView) -> Vec<Vec<Incarnation>> {
 /// The nodes that slots may go to, with their weights in percent: active members that are neither drained nor stopping, under
 /// the given intents instead of the view's own.
 pub fn takers(view: &ClusterView, intents: &Intents) -> BTreeMap<NodeId, u32> {
+    ring_nodes(view, intents).into_iter().map(|(name, node)| (name, node.weight)).collect()
+}
+
+/// As [`takers`], as the ring takes them.
+pub(crate) fn ring_nodes(view: &ClusterView, intents: &Intents) -> BTreeMap<NodeId, RingNode> {
     let placement = view.placement.as_deref();
     let by_name = placement.map(|p| Processes::new(view).ring_members(p, intents)).unwrap_or_default();
-    by_name.into_iter().map(|(name, (_, node))| (name, node.weight)).collect()
+    by_name.into_iter().map(|(name, (_, node))| (name, node)).collect()
 }
 
 fn wishes_of(processes: &Processes<'_>, placement: &Placement, intents: &Intents) -> Vec<Vec<Incarnation>> {

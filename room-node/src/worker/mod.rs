@@ -1,6 +1,7 @@
 //! The tasks that own the slots: each takes its mails in batches, runs its slots, and sends what they say.
 
 mod mailbox;
+mod meter;
 mod outbound;
 mod shard;
 
@@ -16,6 +17,8 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::mailbox::{Mail, Workers};
+use self::meter::Meter;
+pub(crate) use self::meter::{Report, load_of};
 use self::outbound::Outbound;
 pub use self::shard::{Event, Moment, Part, Shard};
 use crate::counters::Counters;
@@ -45,6 +48,7 @@ pub(crate) struct Worker {
     /// The coordinator holds the other end.
     words: mpsc::Sender<Word>,
     counters: Arc<Counters>,
+    meter: Meter,
     last_tick: Arc<LastTick>,
 }
 
@@ -55,9 +59,11 @@ impl Worker {
         me: Incarnation,
         words: mpsc::Sender<Word>,
         counters: Arc<Counters>,
+        report: Report,
         last_tick: Arc<LastTick>,
     ) -> Self {
-        last_tick.set(Time::now());
+        let now = Time::now();
+        last_tick.set(now);
         Self {
             mails,
             shard: Shard::new(part, me),
@@ -66,6 +72,7 @@ impl Worker {
             waiting: BTreeMap::new(),
             words,
             counters,
+            meter: Meter::new(part, now, report),
             last_tick,
         }
     }
@@ -96,7 +103,7 @@ impl Worker {
             self.on_mail(mail);
         }
         self.shard.tick(moment(), &mut self.out);
-        let told = self.outbound.send(&mut self.out, &self.counters);
+        let told = self.outbound.send(&mut self.out, &self.counters, &mut self.meter);
         for process in told.unanswered {
             // A slot says it again while it lasts.
             let _ = self.words.try_send(Word::Unanswered(process));
@@ -108,7 +115,9 @@ impl Worker {
             }
             proposal.remove();
         }
-        self.last_tick.set(Time::now());
+        let now = Time::now();
+        self.meter.sample(now, || self.shard.status());
+        self.last_tick.set(now);
     }
 
     fn on_mail(&mut self, mail: Mail) {

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use roomring_control::planner::ReadySeat;
 use roomring_proto::{Incarnation, v1};
 
+use super::meter::Meter;
 use crate::counters::Counters;
 use crate::outbox::Outbox;
 use crate::slot::{LinkId, Output};
@@ -30,7 +31,7 @@ pub(crate) struct Outbound {
 impl Outbound {
     /// Sends everything in `out` and empties it. Returns what is for the coordinator. What is for a connection that is gone is
     /// dropped: its end was told to the slots, or will be.
-    pub(crate) fn send(&self, out: &mut Vec<Output>, counters: &Counters) -> Told {
+    pub(crate) fn send(&self, out: &mut Vec<Output>, counters: &Counters, meter: &mut Meter) -> Told {
         let mut told = Told::default();
         let mut links = BTreeMap::<LinkId, Vec<v1::NodeMessage>>::new();
         let mut peers = BTreeMap::<(bool, Incarnation), Vec<v1::PeerMessage>>::new();
@@ -38,6 +39,9 @@ impl Outbound {
         for output in out.drain(..) {
             match output {
                 Output::Router { link, message } => {
+                    if let Some(kind) = &message.kind {
+                        meter.count(kind);
+                    }
                     match &message.kind {
                         Some(v1::node_message::Kind::Published(p)) if p.refused.is_none() => publishes += 1,
                         Some(v1::node_message::Kind::Deliver(d)) => deliveries += d.events.len() as u64,
