@@ -71,7 +71,7 @@ pub enum Change {
         /// The process that gets the one seat.
         on: Incarnation,
     },
-    /// A primary found that another member does not acknowledge what it sends. Neither gets a seat where the other is primary,
+    /// A primary found that another member does not acknowledge what it sends: it gets no seat where the first is primary,
     /// until [`Change::Mend`].
     Part {
         /// Who found it.

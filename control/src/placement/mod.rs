@@ -93,7 +93,7 @@ pub struct Placement {
     /// What the last writes changed, for people; the latest last.
     pub recent: Recents,
     /// Members that don't get through to each other: the first found that the second does not acknowledge what it sends, and
-    /// takes the pair out when it hears it again. A slot whose primary is one of the two wants no seat at the other.
+    /// takes the pair out when it hears it again. A slot whose primary is the first wants no seat at the second.
     pub apart: BTreeSet<(Incarnation, Incarnation)>,
 }
 
@@ -118,11 +118,6 @@ impl Placement {
     /// The record of `slot`; `None` past the end.
     pub fn slot(&self, slot: SlotId) -> Option<&SlotRecord> {
         self.slots.get(slot.0 as usize)
-    }
-
-    /// Whether two members don't get through to each other, whoever of them found that.
-    pub fn are_apart(&self, a: Incarnation, b: Incarnation) -> bool {
-        self.apart.contains(&(a, b)) || self.apart.contains(&(b, a))
     }
 
     /// The process that is primary of `slot`.

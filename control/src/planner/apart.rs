@@ -14,11 +14,12 @@ impl Plan<'_> {
         let s = self.situation;
         for other in s.unanswered.iter().copied().filter(|i| *i != s.me) {
             let placement = self.draft.placement();
-            if placement.are_apart(s.me, other) {
+            if placement.apart.contains(&(s.me, other)) {
                 continue;
             }
             let most = placement.members.values().filter(|m| m.active).count() / 2;
-            if [s.me, other].into_iter().all(|i| partners(placement, i) < most) {
+            let known = placement.apart.contains(&(other, s.me));
+            if known || [s.me, other].into_iter().all(|i| partners(placement, i) < most) {
                 self.push(Change::Part { by: s.me, other });
             }
         }

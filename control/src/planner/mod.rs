@@ -174,7 +174,8 @@ fn wishes_of(processes: &Processes<'_>, placement: &Placement, intents: &Intents
     let wish = wish(Ring::new(placement.ring, &nodes), intents, settings.slots, count);
     let reached = |(names, record): (Vec<NodeId>, &SlotRecord)| {
         let all = names.iter().filter_map(|n| by_name.get(n)).map(|(i, _)| *i);
-        let reached = all.filter(|i| !placement.are_apart(record.primary.incarnation, *i));
+        // By the primary's own word only: a replica that misses its primary may be the last copy alive.
+        let reached = all.filter(|i| !placement.apart.contains(&(record.primary.incarnation, *i)));
         reached.take(settings.replication as usize).collect()
     };
     wish.into_iter().zip(&placement.slots).map(reached).collect()

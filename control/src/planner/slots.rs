@@ -124,7 +124,7 @@ impl Plan<'_> {
         let unwanted = |s: &Seat| !wanted.contains(&s.incarnation) && *s != record.primary;
         let alone = !self.is_member(record.primary.incarnation);
         let placement = self.draft.placement();
-        let apart = |s: &&Seat| placement.are_apart(record.primary.incarnation, s.incarnation);
+        let apart = |s: &&Seat| placement.apart.contains(&(record.primary.incarnation, s.incarnation));
         let reached = record.in_sync.iter().filter(|s| !apart(s)).count();
         let suffices = reached >= placement.settings.min_in_sync as usize;
         let in_sync = record
