@@ -23,7 +23,7 @@ pub(crate) fn write(kept: &[Kept], dir: &Path) -> std::io::Result<()> {
     bars(
         "cpu.svg",
         "CPU per delivery, as a multiple of one raw write",
-        "All server processes, saturated, medians",
+        "All server processes, saturated",
         &["1x1000", "100x100", "1000x10", "9900x2", "one-by-one", "steady"],
         2,
         Some(1.0),
@@ -32,7 +32,7 @@ pub(crate) fn write(kept: &[Kept], dir: &Path) -> std::io::Result<()> {
     bars(
         "cpu-1k.svg",
         "CPU per delivery of 1 KiB, as a multiple of one raw write",
-        "All server processes, saturated, medians",
+        "All server processes, saturated",
         &["1x1000-1k", "100x100-1k", "1000x10-1k"],
         2,
         Some(1.0),
