@@ -59,7 +59,9 @@ pub(crate) async fn measure(peer: Peer, row: &Row, lengths: Lengths, dir: &Path)
             loads.connect(&server, row.rooms, row.members).await?;
             let busy = run(&mut loads, &server, payload, Pace::Backlog(backlog), lengths, &mut measured.faults).await;
             // One at a time has no half.
-            if backlog > 1 && measured.faults.is_empty() {
+            if busy.deliveries == 0 {
+                measured.faults.push("nothing came".to_owned());
+            } else if backlog > 1 && measured.faults.is_empty() {
                 let pace = Pace::Rate(busy.deliveries as f64 / busy.seconds / 2.0);
                 measured.half = Some(run(&mut loads, &server, payload, pace, lengths, &mut measured.faults).await);
             }
