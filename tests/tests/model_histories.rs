@@ -232,11 +232,11 @@ fn a_falsely_evicted_last_copy_comes_back_empty() {
         let mut play = Play::new(mutant, 2, 1);
         play.go(&[Publish, Admit(B), View(A, v(2)), View(B, v(2)), Evict(A), View(A, v(3))]);
         play.expect("the last copy keeps its seat", |w| {
-            !w.register().is_active(A) && w.register().record().primary == seat(A) && last(w, A) == Lsn(2)
+            !w.register().is_active(A) && w.register().record().primary == seat(A) && last(w, A) == Lsn(3)
         });
         play.go(&[Admit(A), View(A, v(4))]);
         play.expect("it is a member again, with what it had", |w| {
-            w.register().is_active(A) && w.register().record().in_sync == [seat(A)] && commit(w, A) == Lsn(2)
+            w.register().is_active(A) && w.register().record().in_sync == [seat(A)] && commit(w, A) == Lsn(3)
         });
         play
     }
@@ -250,7 +250,7 @@ fn a_publish_is_sent_again_after_ids_were_forgotten() {
         // Committed at A; the answer is lost with the link. B learns it from a snapshot.
         play.go(&[Publish, Admit(B), View(A, v(2)), View(B, v(2))]);
         play.pump(A, B);
-        play.expect("B has a snapshot", |w| process(w, B).slot().held().is_some_and(|h| h.base() == Lsn(2)));
+        play.expect("B has a snapshot", |w| process(w, B).slot().held().is_some_and(|h| h.base() == Lsn(3)));
         if play.broken.is_none() {
             let ready = *play.world.ready().first().expect("A proposes B");
             let heir = ready.seat;
@@ -313,7 +313,7 @@ fn a_learners_divergent_tail_is_taken_for_progress() {
     play.pump(B, C);
     play.pump(B, A);
     play.expect("C holds B's log, and is proposed", |w| {
-        let entry = |p| process(w, p).slot().held().and_then(|h| h.entry(Lsn(2)).cloned());
+        let entry = |p| process(w, p).slot().held().and_then(|h| h.entry(Lsn(3)).cloned());
         entry(C) == entry(B) && committed(w) == 1 && w.ready().iter().any(|r| r.seat.incarnation == C)
     });
     play.well();
@@ -324,7 +324,7 @@ fn a_replica_acknowledges_before_it_sees_its_own_removal() {
     fn history(mutant: Option<Mutant>) -> Play {
         let mut play = Play::new(mutant, 2, 2);
         play.go(&[Remove(seat(B)), Admit(B), Publish, to(A, B), back(A, B)]);
-        play.expect("neither knows: A counts the old seat, and holds it itself", |w| commit(w, A) == Lsn(2));
+        play.expect("neither knows: A counts the old seat, and holds it itself", |w| commit(w, A) == Lsn(3));
         play.go(&[View(B, v(3)), View(A, v(3))]);
         play.expect("the new seat is empty, and nothing counts for it", |w| {
             let matched = process(w, A).slot().led().is_some_and(|led| led.matched().is_empty());

@@ -4,6 +4,7 @@
 //! [`ToClient`], so that a reply to a subscribe is always ahead of the first push of that room.
 
 use std::collections::BTreeMap;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -37,8 +38,23 @@ pub struct Client {
     pub queue: ClientQueue,
 }
 
+/// The same connection.
+impl PartialEq for Client {
+    fn eq(&self, other: &Self) -> bool {
+        self.id == other.id
+    }
+}
+
+impl Eq for Client {}
+
+impl Hash for Client {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.id.hash(state);
+    }
+}
+
 /// A position in a room's history, as a client gives it: the epoch may be empty (not compared) or one we never gave.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ClientPosition {
     /// As text.
     pub epoch: String,
@@ -47,7 +63,7 @@ pub struct ClientPosition {
 }
 
 /// A position in a room's history.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Position {
     /// The history.
     pub epoch: Epoch,
@@ -56,7 +72,7 @@ pub struct Position {
 }
 
 /// What a session asks. `request` is echoed in the answer.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Command {
     /// Makes the client a member of the room.
     Subscribe {

@@ -17,7 +17,7 @@ const BACK_OFF_MAX: Duration = Duration::from_millis(500);
 const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 
 /// One link to one node process. Sessions rise within this router process.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Link {
     /// The node process.
     pub node: Incarnation,
@@ -26,7 +26,7 @@ pub struct Link {
 }
 
 /// Where the placement says the slot is, and the link there, if open.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Route {
     /// The primary's process.
     pub primary: Incarnation,
@@ -43,14 +43,14 @@ impl Route {
 }
 
 /// An attachment that a primary confirmed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Attached {
     pub(super) link: Link,
     pub(super) term: Term,
     pub(super) generation: Generation,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum State {
     Unattached,
     Attaching { link: Link, attach_id: u64, term_seen: Term, since: Time },
@@ -58,7 +58,7 @@ enum State {
 }
 
 /// A slot's attachment.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Attachment {
     route: Option<Route>,
     state: State,

@@ -22,7 +22,7 @@ const RECENT: usize = 1_024;
 const RECENT_BYTES: usize = 4 << 20;
 
 /// A client on its way in.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Newcomer {
     pub(super) request: u32,
     pub(super) client: Arc<Client>,
@@ -54,7 +54,7 @@ pub(super) struct Settled {
     pub(super) attach_again: bool,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Fetch {
     request: u64,
     since: Seq,
@@ -71,7 +71,7 @@ enum Verdict {
 }
 
 /// Those who are on their way in.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub(super) struct Entrance {
     waiting: BTreeMap<ById, Newcomer>,
     /// Lowest position that somebody who waits recovers from.

@@ -3,6 +3,7 @@
 use std::borrow::Borrow;
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use roomring_proto::close::CloseCode;
@@ -42,7 +43,13 @@ impl PartialEq for ById {
 
 impl Eq for ById {}
 
-#[derive(Debug, Clone, Copy)]
+impl Hash for ById {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.hash(state);
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Member {
     /// Last publication it has. Never behind the room's position here, ahead if it came from a router that was further.
     seq: Seq,
@@ -63,7 +70,7 @@ pub(super) struct Delivered {
 }
 
 /// The members of a room.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub(super) struct Members {
     all: BTreeMap<ById, Member>,
 }

@@ -22,7 +22,7 @@ const COUNT: usize = 4_096;
 const BYTES: usize = 8 << 20;
 
 /// The unanswered publishes of a slot.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Publishes {
     slot: SlotId,
     deadline: Duration,
@@ -31,7 +31,7 @@ pub(super) struct Publishes {
     waiting: BTreeMap<u64, Waiting>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Waiting {
     request: u32,
     room: RoomId,

@@ -22,14 +22,14 @@ const COUNT: usize = 4_096;
 pub(super) const ANSWER_WITHIN: Duration = Duration::from_secs(4);
 
 /// The unanswered questions of a slot.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Requests {
     slot: SlotId,
     last: u64,
     waiting: BTreeMap<u64, Waiting>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Waiting {
     due: Time,
     asker: Asker,
@@ -37,7 +37,7 @@ struct Waiting {
     question: Question,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Asker {
     Client {
         request: u32,
@@ -47,7 +47,7 @@ enum Asker {
     Room,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Question {
     History { limit: i32, reverse: bool, since: Option<(Seq, Option<Epoch>)> },
     Presence { stats_only: bool },

@@ -45,7 +45,7 @@ pub(super) struct Effects {
 }
 
 /// Whether the primary delivers this room to us.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Standing {
     /// Not yet: to be asked for, not before the time given.
     Wanted { not_before: Time },
@@ -56,7 +56,7 @@ pub(super) enum Standing {
 }
 
 /// What was delivered last.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Place {
     pub(super) position: Position,
     /// Last event.
@@ -66,7 +66,7 @@ pub(super) struct Place {
 }
 
 /// A room at this router.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Room {
     id: RoomId,
     standing: Standing,
@@ -96,6 +96,11 @@ impl Room {
 
     pub(super) fn id(&self) -> &RoomId {
         &self.id
+    }
+
+    /// What this router has of it: epoch, sequence, lsn.
+    pub(super) fn place(&self) -> Option<(Epoch, Seq, Lsn)> {
+        self.place.map(|p| (p.position.epoch, p.position.seq, p.lsn))
     }
 
     pub(super) fn standing(&self) -> Standing {

@@ -2,6 +2,7 @@
 //! carries what comes out to the nodes, and calls again at [`Slot::next_deadline`]. Answers and pushes go straight into the
 //! clients' queues, which never waits.
 
+mod inspect;
 mod primary;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -30,7 +31,7 @@ pub struct Output {
 }
 
 /// What a slot counts.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub(super) struct Counts {
     pub(super) rooms: u64,
     pub(super) members: u64,
@@ -40,7 +41,9 @@ pub(super) struct Counts {
 }
 
 /// A slot's state in this router process. Kept for the process's life: numbers never start again.
-#[derive(Debug)]
+///
+/// A copy shares the clients: two are equal if they say the same from now on, whatever waits in the clients' queues.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Slot {
     id: SlotId,
     placement: Option<PlacementRef>,

@@ -25,7 +25,7 @@ impl World {
                 }
             }
             world.settle_streams(model);
-            if !world.router.is_at_rest() || world.router.view < latest {
+            if !world.router.is_at_rest() || world.router.seen.view < latest {
                 world.perform(model, Action::Attach(latest));
             }
             world.settle_streams(model);

@@ -2,7 +2,8 @@
 //!
 //! Every transition of a slot is [`roomring_node::slot::Slot::handle`], and every change of the placement is
 //! [`roomring_control::placement::Change`]: the code that runs in production. The model adds what is around them: streams
-//! that break, views that lag, processes that die and come back, proposals that land late or never, and a router by script.
+//! that break, views that lag, processes that die and come back, proposals that land late or never, and a client of the
+//! router, which is [`roomring_router::hub::core::Slot`].
 //! What must hold in every state is in [`crate::invariants`].
 
 mod action;

@@ -1,16 +1,26 @@
-//! A scripted router: attaches where the placement says, sends what is unanswered again, and believes what it is told as
-//! the production router does. What must hold of what it is told is for the invariants to say.
+//! The router of production, and a client of it that is in the room and publishes. What must hold of what they are told is for
+//! the invariants to say.
+//!
+//! The client reads at once what it is told, so that its queue, which the copies of a state share, is empty between steps.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::hash::{Hash, Hasher};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
+use roomring_control::clock::Time;
 use roomring_node::slot::LinkId;
-use roomring_proto::{Epoch, Generation, Incarnation, Term, Version, v1};
-use v1::node_message::Kind as FromNode;
-use v1::refusal::Reason;
+use roomring_proto::close::ErrorCode;
+use roomring_proto::{Epoch, Generation, Incarnation, PlacementRef, RoomId, Seq, Term, Version, v1};
+use roomring_router::hub::api::{Client, ClientPosition, Codec, Command, Subscribed, ToClient};
+use roomring_router::hub::core::{Link, Output, Route, Slot};
+use roomring_router::hub::queue::ClientQueue;
 use v1::router_message::Kind as ToNode;
 
+use super::register::{SLOT, UID};
 use super::shared::Shared;
+use crate::client::wire::Reply;
 
 /// The router's process.
 pub const ROUTER: Incarnation = Incarnation(99);
@@ -18,12 +28,8 @@ pub const ROUTER: Incarnation = Incarnation(99);
 /// The room.
 pub const ROOM: &str = "r";
 
-/// A publish that is not answered yet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-struct Waiting {
-    first_sent_in: Option<Generation>,
-    sent: u32,
-}
+/// The moment of everything: no wait of the router ever ends, what it waits for happens when the model says.
+const NOW: Time = Time(Duration::from_secs(1_000));
 
 /// What a publisher was told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -32,25 +38,57 @@ pub enum Outcome {
     Acknowledged(Epoch, u64),
     /// Nobody knows.
     Unknown,
+    /// It was not taken, and may be tried again.
+    Refused,
 }
 
 /// The router.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Router {
+    slot: Shared<Slot>,
+    client: Reader,
+    pub(super) seen: Seen,
+}
+
+/// The one client. Its queue is filled and emptied by one step of one state at a time.
+#[derive(Debug, Clone)]
+struct Reader {
+    client: Arc<Client>,
+    turn: Arc<Mutex<()>>,
+}
+
+impl PartialEq for Reader {
+    fn eq(&self, other: &Self) -> bool {
+        self.client == other.client
+    }
+}
+
+impl Eq for Reader {}
+
+impl Hash for Reader {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.client.hash(state);
+    }
+}
+
+/// What is around the slot: the link, the client, and what they were told.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub(super) struct Seen {
     pub(super) view: Version,
     pub(super) link: Option<(Incarnation, LinkId)>,
-    pub(super) links: u64,
-    attached: Option<(Term, Generation)>,
-    term_seen: Term,
-    position: Option<(Epoch, u64, u64)>,
-    last_number: u64,
-    waiting: BTreeMap<u64, Waiting>,
+    links: u64,
+    /// Requests of the client; its publishes are numbered by themselves.
+    subscribes: u32,
+    published: u32,
+    /// Where the client is in the room, if it is in.
+    client: Option<(Epoch, u64)>,
+    left_at: Option<(Epoch, u64)>,
+    /// How often each publish was sent.
+    sent: BTreeMap<u64, u64>,
     outcomes: BTreeMap<u64, Outcome>,
     delivered: Vec<(Epoch, u64, Bytes)>,
-    /// How often a publish went out again after an attach.
-    resent: bool,
     pub(super) inbox: VecDeque<Shared<v1::NodeMessage>>,
-    /// Something it was told takes it back, or leaves a hole.
+    /// Something the client was told takes it back, or leaves a hole.
     taken_back: bool,
 }
 
@@ -63,200 +101,238 @@ pub(super) struct Off {
 }
 
 impl Router {
+    /// It knows nothing yet.
+    pub(super) fn new() -> Self {
+        let (id, user, conn_info) = ("c".to_owned(), "u".to_owned(), Bytes::new());
+        let client = Client { id, user, conn_info, codec: Codec::Json, queue: ClientQueue::new(1 << 20) };
+        let client = Reader { client: Arc::new(client), turn: Arc::default() };
+        Self { slot: Shared::new(Slot::new(SLOT, Duration::from_secs(4))), client, seen: Seen::default() }
+    }
+
     /// The confirmed attachment.
     pub fn attached(&self) -> Option<(Term, Generation)> {
-        self.attached
+        self.slot.attached_in()
     }
 
     /// What publishers were told, by number.
     pub fn outcomes(&self) -> &BTreeMap<u64, Outcome> {
-        &self.outcomes
+        &self.seen.outcomes
     }
 
     /// What was given to clients, in order.
     pub fn delivered(&self) -> &[(Epoch, u64, Bytes)] {
-        &self.delivered
+        &self.seen.delivered
     }
 
     /// Whether a publish waits.
     pub fn waits(&self) -> bool {
-        !self.waiting.is_empty()
+        self.seen.outcomes.len() < self.seen.published as usize
     }
 
     /// Attached, with nothing to wait for.
     pub(super) fn is_at_rest(&self) -> bool {
-        self.attached.is_some() && self.waiting.is_empty() && self.inbox.is_empty()
+        self.attached().is_some() && !self.waits() && self.seen.inbox.is_empty() && self.seen.client.is_some()
     }
 
     /// A publish went out again after an attach.
     pub fn has_resent(&self) -> bool {
-        self.resent
+        self.seen.sent.values().any(|sent| *sent > 1)
     }
 
     /// The attach that it sent last.
     pub fn attach_id(&self) -> u64 {
-        self.links
+        self.slot.last_attach()
     }
 
     /// The highest term it knows of.
     pub fn term_seen(&self) -> Term {
-        self.term_seen
+        self.slot.term_seen()
     }
 
-    /// What it has delivered: epoch, sequence and lsn.
+    /// What it has of the room: epoch, sequence and lsn.
     pub fn position(&self) -> Option<(Epoch, u64, u64)> {
-        self.position
+        self.slot.place(ROOM).map(|(epoch, seq, lsn)| (epoch, seq.0, lsn.0))
     }
 
-    /// What it was told took it back, or left a hole that it was not told of.
+    /// What its client was told took it back, or left a hole that it was not told of.
     pub fn is_taken_back(&self) -> bool {
-        self.taken_back
+        self.seen.taken_back
     }
 
-    /// A link to the primary of `view` is up: the attach to send on it.
-    pub(super) fn attach(&mut self, node: Incarnation, view: Version, term: Term, off: Off) -> (LinkId, ToNode) {
-        self.links += 1;
-        let link = LinkId(self.links);
-        self.view = view;
-        self.link = Some((node, link));
-        self.attached = None;
-        self.inbox.clear();
-        self.term_seen = self.term_seen.max(term);
-        let known = self.position.filter(|_| !off.position);
-        let room = v1::RoomAttach {
-            room: ROOM.into(),
-            epoch: known.map(|(epoch, _, _)| epoch.into()),
-            seq: known.map_or(0, |(_, seq, _)| seq),
-            lsn: known.map_or(0, |(_, _, lsn)| lsn),
-            members: Vec::new(),
-        };
-        let attach = v1::Attach {
-            slot: 0,
-            attach_id: self.links,
-            term_seen: if off.position { 0 } else { self.term_seen.0 },
-            placement: None,
-            rooms: vec![room],
-            whole: true,
-        };
-        (link, ToNode::Attach(attach))
+    /// A new link to the primary of `view` is up: it attaches. What is to be sent comes back.
+    pub(super) fn attach(
+        &mut self,
+        primary: Incarnation,
+        view: Version,
+        term: Term,
+        off: Off,
+    ) -> (LinkId, Vec<ToNode>) {
+        let seen = &mut self.seen;
+        seen.links += 1;
+        let link = LinkId(seen.links);
+        seen.view = view;
+        seen.link = Some((primary, link));
+        seen.inbox.clear();
+        let route = Route { primary, term, session: Some(link.0) };
+        (link, self.step(off, |slot, _, _| slot.follow(NOW, PlacementRef { uid: UID, version: view }, route)))
     }
 
     /// The link's other end is gone.
     pub(super) fn cut(&mut self) {
-        self.link = None;
-        self.attached = None;
+        let Some((primary, _)) = self.seen.link.take() else { return };
+        let route = Route { primary, term: self.term_seen(), session: None };
+        let placement = PlacementRef { uid: UID, version: self.seen.view };
+        self.step(Off::default(), |slot, _, _| slot.follow(NOW, placement, route));
     }
 
-    /// A client publishes: what to send, if attached.
-    pub(super) fn publish(&mut self, off: Off) -> Option<ToNode> {
-        self.last_number += 1;
-        self.waiting.insert(self.last_number, Waiting::default());
-        self.attached.map(|(_, generation)| self.send(self.last_number, generation, off))
+    /// The client publishes.
+    pub(super) fn publish(&mut self, off: Off) -> Vec<ToNode> {
+        self.seen.published += 1;
+        let (request, data) = (self.seen.published, payload(self.seen.published));
+        self.step(off, |slot, client, out| {
+            let (room, client, id) = (room(), client.clone(), String::new());
+            slot.command(NOW, Command::Publish { request, room, client, data, id }, out);
+        })
     }
 
-    fn send(&mut self, number: u64, generation: Generation, off: Off) -> ToNode {
-        let settled_below = self.waiting.keys().next().map_or(self.last_number, |first| first - 1);
-        let waiting = self.waiting.entry(number).or_default();
-        let first_sent_in = waiting.first_sent_in.filter(|_| !off.generation).map_or(0, |g| g.0);
-        waiting.first_sent_in.get_or_insert(generation);
-        waiting.sent += 1;
-        let again = off.numbers && waiting.sent > 1;
-        ToNode::Publish(v1::Publish {
-            slot: 0,
-            room: ROOM.into(),
-            number: if again { number + 100 * u64::from(waiting.sent) } else { number },
-            settled_below: if off.numbers { 0 } else { settled_below },
-            generation: first_sent_in,
-            data: payload(number),
-            info: None,
-            id: String::new(),
+    /// The client comes into the room, where it was if it was there.
+    pub(super) fn subscribe(&mut self, off: Off) -> Vec<ToNode> {
+        self.seen.subscribes += 1;
+        let request = self.seen.subscribes;
+        let recover = self.seen.left_at;
+        let recover = recover.map(|(epoch, seq)| ClientPosition { epoch: epoch.to_string(), seq: Seq(seq) });
+        self.step(off, |slot, client, out| {
+            let (room, client) = (room(), client.clone());
+            let (join_leave, reject_unrecovered) = (false, false);
+            let command = Command::Subscribe { request, room, client, join_leave, recover, reject_unrecovered };
+            slot.command(NOW, command, out);
         })
     }
 
     /// Takes a message of the current link; what is to be sent for it comes back.
     pub(super) fn hear(&mut self, message: &v1::NodeMessage, off: Off) -> Vec<ToNode> {
-        match message.kind.clone() {
-            Some(FromNode::Attached(answer)) => return self.confirmed(answer, off),
-            Some(FromNode::Deliver(deliver)) => self.deliver(deliver),
-            Some(FromNode::Published(answer)) => self.answered(answer),
-            Some(FromNode::NotPrimary(refusal)) => {
-                self.term_seen = self.term_seen.max(Term(refusal.term));
-                self.attached = None;
+        let (Some((node, link)), Some(kind)) = (self.seen.link, message.kind.clone()) else { return Vec::new() };
+        self.step(off, |slot, _, out| slot.node(NOW, Link { node, session: link.0 }, kind, out))
+    }
+
+    /// The slot does something, and the client reads what it is told.
+    fn step(&mut self, off: Off, f: impl FnOnce(&mut Slot, &Arc<Client>, &mut Vec<Output>)) -> Vec<ToNode> {
+        let mut slot = (*self.slot).clone();
+        let (mut out, mut told) = (Vec::new(), Vec::new());
+        let Reader { client, turn } = &self.client;
+        let turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
+        f(&mut slot, client, &mut out);
+        slot.flush(NOW, &mut out);
+        let slow = client.queue.try_recv_many(&mut told, usize::MAX).is_some_and(|taken| taken.is_err());
+        drop(turn);
+        assert!(!slow, "the client reads at once");
+        self.slot = Shared::new(slot);
+        let link = self.seen.link;
+        let current = |output: &Output| link == Some((output.link.node, LinkId(output.link.session)));
+        let mut messages: Vec<ToNode> = out.into_iter().filter(current).map(|output| output.message).collect();
+        for message in &mut messages {
+            self.seen.send(message, off);
+        }
+        let mut again = false;
+        for message in told {
+            again |= self.seen.told(message);
+        }
+        if again {
+            messages.extend(self.subscribe(off));
+        }
+        messages
+    }
+}
+
+fn room() -> RoomId {
+    RoomId::new(ROOM).expect("a good name")
+}
+
+impl Seen {
+    /// Notes what goes out, and breaks the rules that are off.
+    fn send(&mut self, message: &mut ToNode, off: Off) {
+        match message {
+            ToNode::Attach(attach) if off.position => {
+                attach.term_seen = 0;
+                for room in &mut attach.rooms {
+                    (room.epoch, room.seq, room.lsn) = (None, 0, 0);
+                }
+            }
+            ToNode::Publish(publish) => {
+                let sent = self.sent.entry(publish.number).or_default();
+                *sent += 1;
+                if off.generation {
+                    publish.generation = 0;
+                }
+                if off.numbers {
+                    publish.settled_below = 0;
+                    publish.number += 100 * (*sent - 1);
+                }
             }
             _ => {}
         }
-        Vec::new()
     }
 
-    fn confirmed(&mut self, answer: v1::Attached, off: Off) -> Vec<ToNode> {
-        let term = Term(answer.term);
-        if answer.attach_id != self.links || answer.refused.is_some() || (term < self.term_seen && !off.position) {
-            self.term_seen = self.term_seen.max(term);
-            return Vec::new();
-        }
-        let Some(room) = answer.rooms.first().filter(|room| room.refused.is_none()) else { return Vec::new() };
-        let Some(epoch) = room.epoch.map(Epoch::from) else { return Vec::new() };
-        self.taken_back |= term < self.term_seen;
-        self.term_seen = self.term_seen.max(term);
-        match self.position {
-            Some((known, seq, lsn)) if known == epoch && !room.gap => {
-                self.taken_back |= (room.seq, room.lsn) != (seq, lsn);
+    /// The client is told something. True if it has to subscribe again.
+    fn told(&mut self, message: ToClient) -> bool {
+        match message {
+            ToClient::Push(frame) => self.pushed(&frame.payload()),
+            ToClient::Subscribed { result: Ok(subscribed), .. } => self.subscribed(subscribed),
+            ToClient::Subscribed { result: Err(_), .. } => return true,
+            ToClient::Dropped { .. } => {
+                self.left_at = self.client.take().or(self.left_at);
+                return true;
             }
-            Some((known, seq, lsn)) => {
-                self.taken_back |= epoch < known || (epoch == known && (room.seq < seq || room.lsn < lsn));
+            ToClient::Published { request, result } => {
+                let outcome = match result {
+                    Ok(p) => Outcome::Acknowledged(p.position.epoch, p.position.seq.0),
+                    Err(e) if e.code == ErrorCode::OUTCOME_UNKNOWN.code => Outcome::Unknown,
+                    Err(_) => Outcome::Refused,
+                };
+                self.taken_back |= self.outcomes.insert(request.into(), outcome).is_some();
             }
-            None => {}
+            ToClient::Unsubscribed { .. } | ToClient::History { .. } | ToClient::Presence { .. } => {}
         }
-        self.position = Some((epoch, room.seq, room.lsn));
-        self.attached = Some((term, Generation(answer.generation)));
-        for event in room.replay.clone() {
-            self.event(epoch, event);
-        }
-        let generation = Generation(answer.generation);
-        let numbers: Vec<u64> = self.waiting.keys().copied().collect();
-        self.resent |= self.waiting.values().any(|w| w.sent > 0);
-        numbers.into_iter().map(|number| self.send(number, generation, off)).collect()
+        false
     }
 
-    fn deliver(&mut self, deliver: v1::Deliver) {
-        let Some((term, _)) = self.attached else { return };
-        let Some(epoch) = deliver.epoch.map(Epoch::from).filter(|_| Term(deliver.term) == term) else { return };
-        for event in deliver.events {
-            self.event(epoch, event);
+    fn subscribed(&mut self, subscribed: Subscribed) {
+        let top = (subscribed.position.epoch, subscribed.position.seq.0);
+        if let Some((epoch, seq)) = self.left_at {
+            // A client may be told of an older epoch by no router that knows the newer one.
+            self.taken_back |= top.0 < epoch || (top.0 == epoch && top.1 < seq);
+        }
+        match self.left_at.filter(|_| subscribed.recovered) {
+            Some(from) => {
+                self.taken_back |= from != top;
+                self.client = Some(from);
+                for publication in subscribed.publications {
+                    self.heard(publication.seq, publication.data);
+                }
+            }
+            None => self.client = Some(top),
         }
     }
 
-    fn event(&mut self, epoch: Epoch, event: v1::Event) {
-        let Some(v1::event::Kind::Publication(p)) = event.kind else { return };
-        let Some((known, seq, lsn)) = &mut self.position else { return };
-        if *known != epoch || p.seq != *seq + 1 || p.lsn <= *lsn {
+    fn pushed(&mut self, bytes: &Bytes) {
+        let reply: Reply = serde_json::from_slice(bytes).expect("a push can be read");
+        if let Some(publication) = reply.push.and_then(|push| push.publication) {
+            self.heard(publication.offset, Bytes::from(publication.data.get().to_owned()));
+        }
+    }
+
+    fn heard(&mut self, seq: u64, data: Bytes) {
+        let Some((epoch, last)) = &mut self.client else {
             self.taken_back = true;
             return;
-        }
-        (*seq, *lsn) = (p.seq, p.lsn);
-        self.delivered.push((epoch, p.seq, p.data));
-    }
-
-    fn answered(&mut self, answer: v1::Published) {
-        let number = answer.number % 100;
-        let Some(waiting) = self.waiting.get_mut(&number) else { return };
-        let outcome = match (answer.refused, answer.epoch) {
-            (None, Some(epoch)) => Outcome::Acknowledged(epoch.into(), answer.seq),
-            (Some(refusal), _) if matches!(refusal.reason(), Reason::NotPrimary | Reason::Stale) => {
-                if waiting.sent == 1 {
-                    *waiting = Waiting::default();
-                }
-                self.attached = None;
-                return;
-            }
-            _ => Outcome::Unknown,
         };
-        self.waiting.remove(&number);
-        self.outcomes.insert(number, outcome);
+        self.taken_back |= seq != *last + 1;
+        *last = seq;
+        self.delivered.push((*epoch, seq, data));
     }
 }
 
 /// What publish `number` says.
-pub(super) fn payload(number: u64) -> Bytes {
+pub(super) fn payload(number: u32) -> Bytes {
     Bytes::from(number.to_string())
 }

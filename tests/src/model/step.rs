@@ -52,13 +52,13 @@ impl World {
             }
             Action::Publish => {
                 self.used.publishes += 1;
-                let message = self.router.publish(off(model));
-                self.tell(model, message);
+                let messages = self.router.publish(off(model));
+                self.tell(model, messages);
                 true
             }
             Action::Attach(version) => self.attach(model, version),
             Action::Hear => {
-                let Some(message) = self.router.inbox.pop_front() else { return false };
+                let Some(message) = self.router.seen.inbox.pop_front() else { return false };
                 let answers = self.router.hear(&message, off(model));
                 self.tell(model, answers);
                 true
@@ -112,7 +112,7 @@ impl World {
         self.used.crashes += 1;
         self.dead.insert(process);
         self.streams.crash(process);
-        if self.router.link.is_some_and(|(at, _)| at == process) {
+        if self.router.seen.link.is_some_and(|(at, _)| at == process) {
             self.router.cut();
         }
         self.processes.remove(&process).is_some()
@@ -134,19 +134,19 @@ impl World {
         if !self.processes.contains_key(&node) {
             return false;
         }
-        if let Some((old, link)) = self.router.link.take() {
+        if let Some((old, link)) = self.router.seen.link.take() {
             self.input(model, old, Input::LinkDown(link), false);
         }
-        let (link, attach) = self.router.attach(node, version, term, off(model));
+        let (link, messages) = self.router.attach(node, version, term, off(model));
         self.input(model, node, Input::LinkUp { link, router: ROUTER }, false);
-        self.tell(model, [attach]);
+        self.tell(model, messages);
         true
     }
 
     /// What the router sends is there at once: that it is late is as if it were sent late.
     fn tell(&mut self, model: &SlotModel, messages: impl IntoIterator<Item = v1::router_message::Kind>) {
         for message in messages {
-            if let Some((node, link)) = self.router.link {
+            if let Some((node, link)) = self.router.seen.link {
                 self.input(model, node, Input::Router { link, message }, false);
             }
         }
@@ -251,11 +251,11 @@ impl World {
             }
             Output::Router { link, message } => {
                 if let (Some(said), None) = (&message.kind, self.broken) {
-                    let is_current = self.router.link == Some((process, link));
+                    let is_current = self.router.seen.link == Some((process, link));
                     self.broken = invariants::judge(self, &Said { process, slot, message: said, is_current });
                 }
-                if self.router.link == Some((process, link)) {
-                    self.router.inbox.push_back(Shared::new(message));
+                if self.router.seen.link == Some((process, link)) {
+                    self.router.seen.inbox.push_back(Shared::new(message));
                 }
             }
             Output::Ready { seat, term, base, .. } => {
@@ -277,7 +277,7 @@ impl World {
         }
         let behind = self.processes.values().map(|p| p.view().next()).min().unwrap_or(latest);
         if !model.bounds.attach_behind {
-            self.register.forget_before(behind.min(self.router.view).min(latest));
+            self.register.forget_before(behind.min(self.router.seen.view).min(latest));
         }
         let processes = &self.processes;
         self.streams.forget(|i| processes.contains_key(&i));
@@ -289,7 +289,7 @@ impl World {
         let latest = self.register.latest().version;
         actions.extend(self.streams.lingering().map(|(opener, other)| Action::Late(opener, other)));
         actions.extend(self.streams.busy().map(|(opener, other, back)| Action::Deliver { opener, other, back }));
-        if !self.router.inbox.is_empty() {
+        if !self.router.seen.inbox.is_empty() {
             actions.push(Action::Hear);
         }
         if used.publishes < bounds.publishes {
@@ -318,8 +318,8 @@ impl World {
             actions.extend(self.streams.loaded().map(|(opener, other)| Action::Break(opener, other)));
         }
         if used.attaches < bounds.attaches {
-            let at_rest = |v| v == self.router.view.0 && self.router.is_at_rest();
-            let oldest = if bounds.attach_behind { 1 } else { self.router.view.0 };
+            let at_rest = |v| v == self.router.seen.view.0 && self.router.is_at_rest();
+            let oldest = if bounds.attach_behind { 1 } else { self.router.seen.view.0 };
             let versions = (oldest..=latest.0).filter(|v| !at_rest(*v));
             actions.extend(versions.map(|v| Action::Attach(Version(v))));
         }

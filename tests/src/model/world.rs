@@ -12,7 +12,7 @@ use roomring_proto::{Incarnation, Version, v1};
 use super::action::{Action, Ready};
 use super::ghost::Ghost;
 use super::register::{Register, SLOT, UID};
-use super::router::Router;
+use super::router::{Off, Router};
 use super::shared::Shared;
 use super::streams::Streams;
 use super::{Mutant, SlotModel};
@@ -92,7 +92,7 @@ impl World {
             register: Register::new(bounds.nodes, bounds.in_sync),
             streams: Streams::default(),
             ready: BTreeSet::new(),
-            router: Router::default(),
+            router: Router::new(),
             ghost: Ghost::default(),
             used: Used::default(),
             broken: None,
@@ -100,6 +100,7 @@ impl World {
         for node in 1..=bounds.nodes {
             world.start(model, Incarnation(node));
         }
+        world.router.subscribe(Off::default());
         world.perform(model, Action::Attach(Version(1)));
         world.settle_streams(model);
         assert!(world.router.attached().is_some(), "the first attach is answered");
@@ -144,7 +145,7 @@ impl World {
                 self.perform(model, Action::Late(opener, other));
             } else if let Some((opener, other, back)) = next {
                 self.perform(model, Action::Deliver { opener, other, back });
-            } else if !self.router.inbox.is_empty() {
+            } else if !self.router.seen.inbox.is_empty() {
                 self.perform(model, Action::Hear);
             } else if ticks < 3 {
                 ticks += 1;
