@@ -9,14 +9,14 @@ ARGS :=
 
 # protoc has its standard types from libprotobuf-dev.
 BUILD_PACKAGES := cc:build-essential protoc:protobuf-compiler /usr/include/google/protobuf/descriptor.proto:libprotobuf-dev
-TEST_PACKAGES = /usr/bin/etcd:etcd-server node:nodejs npm:npm chromium:chromium \
+TEST_PACKAGES = /usr/bin/etcd:etcd-server node:nodejs npm:npm chromium:chromium /usr/sbin/keepalived:keepalived /usr/sbin/ip:iproute2 curl:curl \
 	/usr/lib/python3*/ensurepip:python3-venv
 # nginx's modules lie where Debian puts them; so do the paths in tests/src/bin/bench/peers.
 BENCH_PACKAGES = /usr/bin/etcd:etcd-server /usr/sbin/nats-server:nats-server /usr/bin/redis-server:redis-server \
 	/usr/sbin/nginx:nginx /usr/lib/nginx/modules/ngx_nchan_module.so:libnginx-mod-nchan /usr/bin/node:nodejs npm:npm
 CENTRIFUGO := github.com/centrifugal/centrifugo/v6@v6.9.1
 
-.PHONY: help demo test soak bench-failover bench-false-evictions check fmt test-deps build-deps cargo clean sweep sim
+.PHONY: help demo test soak bench-failover bench-reshard interruptions bench-false-evictions check fmt test-deps build-deps cargo clean sweep sim
 .DEFAULT_GOAL := help
 
 help: ## Show this
@@ -27,7 +27,7 @@ demo: build-deps ## Run a whole cluster with a chat page until Ctrl-C (installs 
 	@$(TARGET_DIR)/debug/roomctl dev $(ARGS)
 
 # cargo's own closing lines come last.
-test: test-deps check ## Run every check and test (also installs etcd-server, nodejs, npm, python3-venv, chromium)
+test: test-deps check ## Run every check and test (also installs what tests need, see TEST_PACKAGES)
 	$(CARGO) build --locked --workspace --bins
 	$(CARGO) test --locked --workspace --doc
 	$(CARGO) test --locked --workspace --tests --no-fail-fast -- --show-output
@@ -53,6 +53,14 @@ bench-failover: test-packages ## Kill nodes under load, KILLS=30 of each mode, a
 	$(CARGO) build --locked --release -p roomring-node -p roomring-router -p roomctl
 	$(CARGO) build --locked --release -p roomring-tests --bins
 	$(TARGET_DIR)/release/bench-failover --kills $(or $(KILLS),30) $(ARGS)
+
+bench-reshard: test-packages ## A node joins and leaves under load, ROUNDS=3: what rooms notice of it
+	$(CARGO) build --locked --release --workspace --bins
+	$(TARGET_DIR)/release/bench-reshard --rounds $(or $(ROUNDS),3) $(ARGS)
+
+interruptions: test-packages ## Interrupt moves of real processes at each phase by the loss of each participant (minutes)
+	$(CARGO) build --locked --workspace --bins
+	$(CARGO) test --locked --package roomring-tests --test interrupted -- --ignored --nocapture
 
 bench-false-evictions: test-packages ## Keep every core busy for MINUTES=30 and count evictions
 	$(CARGO) build --locked --release -p roomring-node -p roomring-router -p roomctl

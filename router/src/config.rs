@@ -67,6 +67,9 @@ pub struct Flags {
     /// After a signal the process is gone by then [default: 20s]
     #[arg(long, env = "ROOMRING_STOP_GRACE")]
     stop_grace: Option<Span>,
+    /// When the process stops its clients are sent to other routers one by one, all within this time [default: half of stop_grace]
+    #[arg(long, env = "ROOMRING_DRAIN_SPREAD")]
+    drain_spread: Option<Span>,
     /// What is logged, such as info or info,roomring_router=debug [default: info]
     #[arg(long, env = "ROOMRING_LOG", value_name = "FILTER")]
     log: Option<String>,
@@ -133,6 +136,8 @@ pub struct Config {
     /// Time to stop in; Kubernetes kills after 30 s.
     #[serde(default = "stop_grace")]
     pub stop_grace: Span,
+    /// In this time all clients are sent away at a stop; few go sooner. `None` = half of `stop_grace`.
+    pub drain_spread: Option<Span>,
     /// What is logged.
     #[serde(default = "log")]
     pub log: String,
@@ -185,7 +190,9 @@ impl Settings for Config {
         positive(self.connect_timeout, "connect_timeout")?;
         positive(self.handshake_timeout, "handshake_timeout")?;
         rule(self.lease_ttl >= SHORTEST_LEASE, "lease_ttl", "must be at least 1s")?;
-        positive(self.stop_grace, "stop_grace")
+        positive(self.stop_grace, "stop_grace")?;
+        let in_time = self.drain_spread.is_none_or(|spread| spread < self.stop_grace);
+        rule(in_time, "drain_spread", "must be under stop_grace")
     }
 }
 
@@ -295,6 +302,7 @@ mod tests {
             ("--ping=100ms", "configuration: `ping`: must be at least 1s"),
             ("--pong-timeout=25s", "configuration: `pong_timeout`: must be under ping"),
             ("--lease-ttl=10ms", "configuration: `lease_ttl`: must be at least 1s"),
+            ("--drain-spread=20s", "configuration: `drain_spread`: must be under stop_grace"),
             ("--cluster=a/b", "invalid value 'a/b' for '--cluster <CLUSTER>'"),
         ] {
             let error = with(&[flag]).unwrap_err();

@@ -72,7 +72,8 @@ pub enum Error {
     Ended(&'static str),
 }
 
-/// Runs a router until `stop` is cancelled, and then at most `config.stop_grace` longer. `ready` is told once it serves.
+/// Runs a router until `stop` is cancelled, and then at most `config.stop_grace` longer: it takes no new clients and sends those
+/// it has away, spread over some time. `ready` is told once it serves.
 ///
 /// # Errors
 /// Why it ended by itself.
@@ -110,6 +111,11 @@ pub async fn run(config: Config, stop: CancellationToken, ready: oneshot::Sender
     let by = Instant::now() + config.stop_grace.0;
     let stopping = async {
         health.stop().await;
+        app.closing.cancel();
+        if let Some(hub) = &parts.hub {
+            hub.hand_over();
+        }
+        app.send_away(config.drain_spread.map_or(config.stop_grace.0 / 2, |spread| spread.0)).await;
         app.stop.cancel();
         app.tasks.close();
         app.tasks.wait().await;

@@ -168,6 +168,11 @@ impl Cluster {
         self.spawn_node_with(id, &[])
     }
 
+    /// As [`Cluster::spawn_node`], listening elsewhere than on loopback.
+    pub fn spawn_node_at(&self, id: &str, listen: &str) -> Process {
+        self.spawn_node_with(id, &["--listen", listen])
+    }
+
     /// As [`Cluster::spawn_node`], with more flags (a flag given twice would be refused).
     pub fn spawn_node_with(&self, id: &str, flags: &[&str]) -> Process {
         let options = &self.options;
@@ -283,6 +288,19 @@ impl Cluster {
         assert_eq!(status.code(), Some(0), "{id} ends well:\n{}", node.process.tail());
     }
 
+    /// SIGTERM to a router, and waits for it to end with exit code 0.
+    pub async fn stop_router(&mut self, id: &str) {
+        self.routers.get(id).unwrap_or_else(|| panic!("{id} runs")).process.signal(Signal::SIGTERM);
+        self.stopped_router(id).await;
+    }
+
+    /// Waits for a router that was told to stop to end with exit code 0.
+    pub async fn stopped_router(&mut self, id: &str) {
+        let mut router = self.routers.remove(id).unwrap_or_else(|| panic!("{id} runs"));
+        let status = router.process.exit(STOP).await;
+        assert_eq!(status.code(), Some(0), "{id} ends well:\n{}", router.process.tail());
+    }
+
     /// Where a test may leave files.
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
@@ -311,6 +329,11 @@ impl Cluster {
     pub async fn placement(&self) -> Option<v1::Placement> {
         let (value, _) = self.etcd.get(&keys().placement()).await?;
         Some(v1::Placement::decode(value.as_slice()).expect("a placement in etcd"))
+    }
+
+    /// The key of the placement in etcd, and the placement as it stands there.
+    pub async fn placement_key(&self) -> Option<(String, v1::Placement)> {
+        Some((keys().placement(), self.placement().await?))
     }
 
     /// A node's registration as it stands in etcd.
@@ -376,10 +399,19 @@ impl Cluster {
 
     /// The nodes where the ring of the running nodes wants each slot, computed here and not by the processes.
     pub fn wish(&self, placement: &v1::Placement) -> Vec<Vec<NodeId>> {
+        self.wish_of(placement, self.nodes.keys())
+    }
+
+    /// As [`Cluster::wish`], with a node that does not run yet.
+    pub fn wish_with(&self, placement: &v1::Placement, newcomer: &str) -> Vec<Vec<NodeId>> {
+        self.wish_of(placement, self.nodes.keys().chain([&newcomer.to_owned()]))
+    }
+
+    fn wish_of<'a>(&self, placement: &v1::Placement, nodes: impl Iterator<Item = &'a String>) -> Vec<Vec<NodeId>> {
         let params = placement.ring.expect("ring parameters");
         let params = RingParams { vnodes: params.vnodes, bound_percent: params.bound_percent };
         let node = |id: &String| (NodeId::new(id).expect("a node id"), RingNode { zone: String::new(), weight: 100 });
-        let ring = Ring::new(params, &self.nodes.keys().map(node).collect());
+        let ring = Ring::new(params, &nodes.map(node).collect());
         let slots = u32::try_from(placement.slots.len()).expect("few slots");
         let none = BTreeMap::new();
         let replication = placement.settings.expect("settings").replication;

@@ -41,7 +41,7 @@ impl Etcd {
     }
 
     /// Where it listens.
-    pub(crate) fn address(&self) -> SocketAddr {
+    pub fn address(&self) -> SocketAddr {
         self.url.trim_start_matches("http://").parse().expect("an address of loopback")
     }
 

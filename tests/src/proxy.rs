@@ -20,7 +20,12 @@ pub struct Proxy {
 impl Proxy {
     /// Listens on a free port of loopback.
     pub async fn start(target: SocketAddr) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port on loopback");
+        Self::start_at("127.0.0.1:0", target).await
+    }
+
+    /// Listens at an address.
+    pub async fn start_at(address: &str, target: SocketAddr) -> Self {
+        let listener = TcpListener::bind(address).await.unwrap_or_else(|e| panic!("listen on {address}: {e}"));
         let address = listener.local_addr().expect("address of a bound socket");
         let target = Arc::new(Mutex::new(target));
         let cuts = watch::Sender::new(0);

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use roomring_tests::evidence;
-use roomring_tests::sim::{Failure, Mutant, Options, run};
+use roomring_tests::sim::{Failure, Interrupt, Mutant, Options, Phase, Victim, run};
 
 /// Seeds run by `make test`.
 const SOME: u64 = 16;
@@ -108,4 +108,33 @@ fn each_bug_put_in_on_purpose_is_found() {
         let found = found.unwrap_or_else(|| panic!("{mutant:?} was not found"));
         evidence(format!("{mutant:?}: seed {}: {}", found.seed, found.text));
     }
+}
+
+/// A planned move interrupted at each of its phases by the loss of each participant: nothing is lost, nobody is told of a
+/// loss, and the move ends.
+#[test]
+fn every_interruption_of_a_move() {
+    /// Runs of each, which differ in their delays.
+    const SEEDS: std::ops::Range<u64> = 0..2;
+    let mut failures = Vec::new();
+    println!("{:<20}{}", "", Victim::ALL.map(|v| format!("{:>15}", v.to_string())).concat());
+    for phase in Phase::ALL {
+        let mut row = format!("{:<20}", phase.to_string());
+        for victim in Victim::ALL {
+            let name = format!("struck: {phase}, {victim}");
+            let mut struck = 0;
+            for seed in SEEDS {
+                match run(seed, Options { interrupt: Some(Interrupt { phase, victim }), ..Options::default() }) {
+                    Ok(report) => struck += report.seen.get(&name).copied().unwrap_or(0),
+                    Err(failure) => failures.push(format!("{phase}, {victim}: {failure}")),
+                }
+            }
+            if struck == 0 {
+                failures.push(format!("{phase}, {victim}: never struck"));
+            }
+            row += &format!("{:>15}", format!("{struck} struck"));
+        }
+        println!("{row}");
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
 }

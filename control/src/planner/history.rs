@@ -33,6 +33,8 @@ pub struct History {
     uid: Option<Uid>,
     slots: Vec<Standing>,
     absent: BTreeMap<Incarnation, Time>,
+    /// When some slot was last seen to have another primary.
+    switched: Option<Time>,
     /// Evictions by evidence that the placement records, with the time.
     evicted: BTreeMap<(Version, Incarnation), (NodeId, Time)>,
     /// Pairs that are or were apart.
@@ -79,7 +81,12 @@ impl History {
             let fresh = || Standing { term: record.term, in_sync: record.in_sync.clone(), since: now };
             match self.slots.get_mut(number) {
                 Some(standing) if standing.term == record.term && standing.in_sync == record.in_sync => {}
-                Some(standing) => *standing = fresh(),
+                Some(standing) => {
+                    if standing.term != record.term {
+                        self.switched = Some(now);
+                    }
+                    *standing = fresh();
+                }
                 None => self.slots.push(fresh()),
             }
         }
@@ -156,6 +163,11 @@ impl History {
     /// Since when the slot's term and in-sync set have been as they are.
     pub fn unchanged_since(&self, slot: SlotId) -> Option<Time> {
         self.slots.get(slot.0 as usize).map(|s| s.since)
+    }
+
+    /// When some slot was last seen to have got another primary.
+    pub fn switched_at(&self) -> Option<Time> {
+        self.switched
     }
 
     /// Since when no key of a process listed in the placement has been seen; `None` if there is one.

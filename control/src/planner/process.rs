@@ -58,11 +58,15 @@ impl<'a> Processes<'a> {
         history.absent_since(incarnation)
     }
 
-    /// The members that slots may go to, each under its name as its latest process: those told to stop or to be drained are left out.
+    /// Told to stop or to be drained: what it has is to go elsewhere.
+    pub(super) fn is_leaving(&self, placement: &Placement, intents: &Intents, incarnation: Incarnation) -> bool {
+        let drained = placement.members.get(&incarnation).is_some_and(|m| intents.drained.contains(&m.node));
+        drained || self.entry(incarnation).is_some_and(|(_, e)| e.draining)
+    }
+
+    /// The members that slots may go to, each under its name as its latest process: those that leave are left out.
     pub(super) fn ring_members(&self, placement: &Placement, intents: &Intents) -> ByName {
-        let members = placement.members.iter().filter(|(i, m)| {
-            m.active && !intents.drained.contains(&m.node) && !self.entry(**i).is_some_and(|(_, e)| e.draining)
-        });
+        let members = placement.members.iter().filter(|(i, m)| m.active && !self.is_leaving(placement, intents, **i));
         let node = |m: &Member| RingNode {
             zone: m.zone.clone(),
             weight: intents.weights.get(&m.node).copied().unwrap_or(m.weight),

@@ -17,6 +17,11 @@ pub(super) const CATCH_UPS: usize = 128;
 /// core's help. A slot that may take none without another copy does not wait.
 const ROOMS_FIRST: Duration = Duration::from_millis(500);
 
+/// Most slots that change their primary by plan in one write, and time until the next ones may: each is promoted and attached
+/// anew, and what happens at once waits for each other. A node's share of a common cluster is through in half a second.
+pub(super) const SWITCHES: usize = 16;
+pub(super) const SWITCH_EVERY: Duration = Duration::from_millis(20);
+
 /// Running catch-ups by process.
 #[derive(Default)]
 struct CatchUps {
@@ -45,9 +50,12 @@ impl Plan<'_> {
             self.recreate_if_lost(slot, wanted);
         }
         // What ends catch-ups comes before what begins them.
+        let mut switches = if self.may_switch() { SWITCHES } else { 0 };
         for (slot, wanted) in numbers().filter(|(_, wanted)| !wanted.is_empty()) {
             self.take_in_ready(slot, wanted);
-            self.switch(slot, wanted);
+            if switches > 0 && self.switch(slot, wanted) {
+                switches -= 1;
+            }
             self.remove_unwanted(slot, wanted);
         }
         let mut running = self.catch_ups();
@@ -95,24 +103,29 @@ impl Plan<'_> {
         self.situation.ready.range(from..).take_while(move |r| r.slot == slot)
     }
 
+    fn may_switch(&self) -> bool {
+        let s = self.situation;
+        s.history.switched_at().is_none_or(|at| s.now.since(at) >= SWITCH_EVERY)
+    }
+
     /// The ring's first choice becomes primary as soon as it is in sync. While it can't serve it does not; instead of a primary
-    /// that has lost etcd, or was evicted with the last copy and now is not alone any more, another one serves.
-    fn switch(&mut self, slot: SlotId, wanted: &[Incarnation]) {
-        let evidence = self.situation.evidence;
-        let Some(record) = self.draft.placement().slot(slot) else { return };
+    /// that leaves, has lost etcd, or was evicted with the last copy and now is not alone any more, another one serves.
+    fn switch(&mut self, slot: SlotId, wanted: &[Incarnation]) -> bool {
+        let (evidence, intents) = (self.situation.evidence, &self.situation.view.intents);
+        let placement = self.draft.placement();
+        let Some(record) = placement.slot(slot) else { return false };
+        let leaves = |i: Incarnation| self.processes.is_leaving(placement, intents, i);
         let fit = |i: Incarnation| {
             let absent = evidence.suspects.contains(&i) || evidence.cut_off.contains(&i);
-            self.processes.is_live(i) && self.is_member(i) && !absent
+            self.processes.is_live(i) && self.is_member(i) && !absent && !leaves(i)
         };
         let seat = |i: &Incarnation| record.in_sync.iter().find(|s| s.incarnation == *i && fit(*i)).copied();
         let primary = record.primary.incarnation;
-        let replace = evidence.cut_off.contains(&primary) || !self.is_member(primary);
+        let replace = evidence.cut_off.contains(&primary) || !self.is_member(primary) || leaves(primary);
         let stand_in =
             || wanted.iter().find_map(seat).or_else(|| record.in_sync.iter().copied().find(|s| fit(s.incarnation)));
         let to = wanted.first().and_then(seat).or_else(|| replace.then(stand_in).flatten());
-        if let Some(to) = to.filter(|to| *to != record.primary) {
-            self.push(Change::Switch { slot, to });
-        }
+        to.filter(|to| *to != record.primary).is_some_and(|to| self.push(Change::Switch { slot, to }))
     }
 
     /// Learners that the ring does not want go at once, in-sync seats when all that it wants are in sync, those of evicted

@@ -1,8 +1,8 @@
 //! What requests and sessions share.
 
+use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -10,6 +10,9 @@ use tokio_util::task::TaskTracker;
 
 use crate::backend::Backend;
 use crate::session::Limits;
+
+/// Between two clients that are sent away: a hundred a second are no burden to anybody.
+const LONGEST_GAP: Duration = Duration::from_millis(10);
 
 /// How far the router is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,28 +46,39 @@ pub struct App<B> {
     pub handshake_timeout: Duration,
     /// Serve the chat page.
     pub page: bool,
+    /// No connection and no session begins any more.
+    pub closing: CancellationToken,
     /// Ends sessions and connections.
     pub stop: CancellationToken,
     /// Every session and connection.
     pub tasks: TaskTracker,
     backend: OnceLock<Arc<B>>,
     readiness: RwLock<Readiness>,
-    connections: AtomicU64,
+    sessions: Mutex<Sessions>,
+}
+
+/// Open client connections, by number, and what ends each.
+#[derive(Debug, Default)]
+struct Sessions {
+    last: u64,
+    open: BTreeMap<u64, CancellationToken>,
 }
 
 impl<B: Backend> App<B> {
     /// An edge that waits for its backend.
     pub fn new(limits: Limits, max_message: usize, handshake_timeout: Duration, page: bool) -> Self {
+        let stop = CancellationToken::new();
         Self {
             limits,
             max_message,
             handshake_timeout,
             page,
-            stop: CancellationToken::new(),
+            closing: stop.child_token(),
+            stop,
             tasks: TaskTracker::new(),
             backend: OnceLock::new(),
             readiness: RwLock::new(Readiness::Starting("waiting for etcd")),
-            connections: AtomicU64::new(0),
+            sessions: Mutex::default(),
         }
     }
 
@@ -95,21 +109,56 @@ impl<B: Backend> App<B> {
 
     /// Open client connections.
     pub fn connections(&self) -> u64 {
-        self.connections.load(Ordering::Relaxed)
+        self.sessions().open.len() as u64
     }
 
-    /// Counts a client connection while the result lives.
+    /// Sends the clients away one after the other, within `spread` or sooner if they are few: they must not all come to the
+    /// other routers in one moment. Returns once each was told; what begins meanwhile is told too.
+    pub async fn send_away(&self, spread: Duration) {
+        let count = u32::try_from(self.connections()).unwrap_or(u32::MAX);
+        let gap = (spread / count.max(1)).min(LONGEST_GAP);
+        let (mut told, mut waited) = (0, Duration::ZERO);
+        loop {
+            let next = self.sessions().open.range(told + 1..).next().map(|(number, stop)| (*number, stop.clone()));
+            let Some((number, stop)) = next else { return };
+            told = number;
+            stop.cancel();
+            waited += gap;
+            // Timers are no finer than that.
+            if waited >= Duration::from_millis(1) {
+                tokio::time::sleep(std::mem::take(&mut waited)).await;
+            }
+        }
+    }
+
+    /// Counts a client connection while the result lives. It ends when [`App::stop`] says so, or [`App::send_away`].
     pub(super) fn count_connection(self: &Arc<Self>) -> Connection<B> {
-        self.connections.fetch_add(1, Ordering::Relaxed);
-        Connection(self.clone())
+        // A token of its own: sessions would wait for each other at a shared one.
+        let stop = self.stop.child_token();
+        let mut sessions = self.sessions();
+        sessions.last += 1;
+        let number = sessions.last;
+        sessions.open.insert(number, stop.clone());
+        drop(sessions);
+        Connection { app: self.clone(), number, stop }
+    }
+
+    fn sessions(&self) -> MutexGuard<'_, Sessions> {
+        // Whole between any two statements above.
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// A counted client connection.
-pub(super) struct Connection<B>(Arc<App<B>>);
+pub(super) struct Connection<B: Backend> {
+    app: Arc<App<B>>,
+    number: u64,
+    /// Ends it.
+    pub(super) stop: CancellationToken,
+}
 
-impl<B> Drop for Connection<B> {
+impl<B: Backend> Drop for Connection<B> {
     fn drop(&mut self) {
-        self.0.connections.fetch_sub(1, Ordering::Relaxed);
+        self.app.sessions().open.remove(&self.number);
     }
 }

@@ -134,7 +134,7 @@ fn upgrade<B: Backend>(
     session: impl Machine + Send + 'static,
 ) -> Result<Answer, Box<Answer>> {
     let backend = app.backend().cloned().ok_or_else(|| unavailable(app))?;
-    if app.stop.is_cancelled() {
+    if app.closing.is_cancelled() {
         return Err(unavailable(app));
     }
     let upgraded = hyper::upgrade::on(request);
@@ -151,8 +151,7 @@ async fn run<B: Backend>(app: Arc<App<B>>, backend: Arc<B>, upgraded: OnUpgrade,
     let Ok(parts) = upgraded.downcast::<TokioIo<TcpStream>>() else {
         return tracing::error!("a connection is not of the type it was served as");
     };
-    let _counted = app.count_connection();
-    // A token of its own: sessions would wait for each other at a shared one.
-    let stop = app.stop.child_token();
+    let counted = app.count_connection();
+    let stop = counted.stop.clone();
     task::run(parts.io.into_inner(), parts.read_buf, app.max_message, session, backend, stop).await;
 }

@@ -58,12 +58,12 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
-/// Accepts connections until the app stops. They are among the app's tasks.
+/// Accepts connections until the app closes; the listener is closed then. They are among the app's tasks.
 pub async fn serve<B: Backend>(listener: TcpListener, app: Arc<App<B>>) {
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            () = app.stop.cancelled() => return,
+            () = app.closing.cancelled() => return,
         };
         match accepted {
             Ok((stream, _)) => {
@@ -104,7 +104,7 @@ async fn connection<B: Backend>(stream: TcpStream, app: Arc<App<B>>) {
             connection.as_mut().graceful_shutdown();
             timeout(LAST_ANSWER, connection).await.unwrap_or(Ok(()))
         }
-        () = app.stop.cancelled() => {
+        () = app.closing.cancelled() => {
             connection.as_mut().graceful_shutdown();
             timeout(LAST_ANSWER, connection).await.unwrap_or(Ok(()))
         }

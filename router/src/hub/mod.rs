@@ -36,13 +36,13 @@ pub mod core {
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use roomring_control::placement::Placement;
 use roomring_control::registry::{RegistrationState, Registry};
 use roomring_control::view::ClusterView;
-use roomring_proto::{Incarnation, NodeId, RoomId};
+use roomring_proto::{Incarnation, NodeId, RoomId, SlotId, Uid};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
@@ -99,6 +99,8 @@ pub struct Hub {
     links: watch::Receiver<BTreeMap<Incarnation, NodeId>>,
     tasks: TaskTracker,
     stop: CancellationToken,
+    /// Clients that end from now on go to other routers.
+    handing_over: Arc<AtomicBool>,
 }
 
 impl Hub {
@@ -160,7 +162,12 @@ impl Hub {
             stop_links.cancel();
         });
         tasks.close();
-        Self { workers: workers.into(), view, totals, links, tasks, stop }
+        Self { workers: workers.into(), view, totals, links, tasks, stop, handing_over: Arc::default() }
+    }
+
+    /// The router goes: clients that end from now on come back through others, and are not announced as gone at once.
+    pub fn hand_over(&self) {
+        self.handing_over.store(true, Ordering::Relaxed);
     }
 
     /// What was counted so far.
@@ -189,10 +196,16 @@ impl Hub {
     }
 
     fn event(&self, command: Command) -> Option<(&mpsc::Sender<Event>, Event)> {
+        let (worker, uid, slot) = self.place(command.room())?;
+        Some((worker, Event::Command { uid, slot, command }))
+    }
+
+    /// Whose a room is.
+    fn place(&self, room: &RoomId) -> Option<(&mpsc::Sender<Event>, Uid, SlotId)> {
         let placement = self.view.borrow().placement.clone()?;
-        let slot = command.room().slot(placement.settings.slots);
+        let slot = room.slot(placement.settings.slots);
         let worker = self.workers.get(slot.0 as usize % self.workers.len())?;
-        Some((worker, Event::Command { uid: placement.uid, slot, command }))
+        Some((worker, placement.uid, slot))
     }
 }
 
@@ -210,12 +223,17 @@ impl Backend for Hub {
     }
 
     async fn leave(&self, client: Arc<Client>, rooms: Vec<RoomId>) {
+        let handed_over = self.handing_over.load(Ordering::Relaxed);
         for room in rooms {
-            let command = Command::Unsubscribe { request: None, room, client: client.clone() };
-            if let Some((worker, event)) = self.event(command) {
-                // Without a deadline: a membership must not outlive its client. Workers always get on.
-                let _ = worker.send(event).await;
-            }
+            let Some((worker, uid, slot)) = self.place(&room) else { continue };
+            let client = client.clone();
+            let event = if handed_over {
+                Event::HandOver { uid, slot, room, client }
+            } else {
+                Event::Command { uid, slot, command: Command::Unsubscribe { request: None, room, client } }
+            };
+            // Without a deadline: a membership must not outlive its client. Workers always get on.
+            let _ = worker.send(event).await;
         }
     }
 

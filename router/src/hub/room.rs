@@ -19,6 +19,9 @@ use super::publishes::info;
 /// neither an attachment nor a leave and a join.
 const LINGER: Duration = Duration::from_secs(1);
 
+/// How long a client that was sent to another router still counts as present here: by then it is seen there, or gone.
+const HANDED_OVER: Duration = Duration::from_secs(10);
+
 /// Wait before a room that the primary could not attach properly is attached again.
 const ATTACH_AGAIN_AFTER: Duration = Duration::from_millis(100);
 
@@ -157,6 +160,18 @@ impl Room {
         if let Some(request) = request {
             client.queue.push(ToClient::Unsubscribed { request, room: self.id.clone() });
         }
+    }
+
+    /// A client goes to another router. It stays announced for a while: a member that leaves only to come in elsewhere is never
+    /// seen to be away. If this router ends first, its primary waits as long for members of a router that vanished.
+    pub(super) fn hand_over(&mut self, now: Time, client: &Arc<Client>) {
+        if self.entrance.unsubscribe(&self.id, None, client) {
+            return;
+        }
+        if self.members.remove(&client.id) {
+            self.lingering.insert(client.id.clone(), (info(client), now + HANDED_OVER));
+        }
+        self.note_empty(now);
     }
 
     /// The primary attached it.

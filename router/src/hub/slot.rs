@@ -133,6 +133,11 @@ impl Slot {
         self.run_deferred(now, out);
     }
 
+    /// A client goes to another router.
+    pub(super) fn hand_over(&mut self, now: Time, room: &RoomId, client: &Arc<Client>, out: &mut Vec<Output>) {
+        self.with_room(now, room.as_str(), out, |room, _| room.hand_over(now, client));
+    }
+
     fn run_deferred(&mut self, now: Time, out: &mut Vec<Output>) {
         while let Some(command) = self.deferred.pop_front() {
             self.run(now, command, out);

@@ -583,6 +583,33 @@ fn an_empty_room_is_let_go_after_a_moment() {
 }
 
 #[test]
+fn a_client_that_is_handed_over_stays_announced_for_a_while() {
+    let mut rig = Rig::new();
+    let (ann, bob) = (client("ann"), client("bob"));
+    for who in [&ann, &bob] {
+        rig.subscribe(who, 1, None);
+        rig.talk();
+    }
+    told(&ann);
+    let mut out = Vec::new();
+    rig.slot.hand_over(rig.now, &room("a"), &ann, &mut out);
+    rig.collect(out);
+    rig.publish("1");
+    rig.talk();
+    assert_eq!(told(&ann), Vec::<String>::new(), "it gets nothing more");
+    assert!(rig.model.rooms["a"].members.contains_key("ann"), "but is there still");
+    // Also where the slot is attached anew meanwhile.
+    rig.turn_away();
+    rig.pass(Duration::from_secs(9));
+    rig.talk();
+    assert!(rig.model.rooms["a"].members.contains_key("ann"));
+    rig.pass(Duration::from_secs(1));
+    rig.talk();
+    assert!(!rig.model.rooms["a"].members.contains_key("ann"), "it leaves in the end");
+    assert!(rig.model.rooms["a"].members.contains_key("bob"));
+}
+
+#[test]
 fn clients_that_are_gone_or_slow_cost_nothing() {
     let mut rig = Rig::new();
     let (gone, ann) = (client("gone"), client("ann"));

@@ -9,7 +9,7 @@ use roomring_control::clock::Time;
 use roomring_control::placement::Placement;
 use roomring_control::view::ClusterView;
 use roomring_proto::close::ErrorCode;
-use roomring_proto::{Incarnation, SlotId, Uid, v1};
+use roomring_proto::{Incarnation, RoomId, SlotId, Uid, v1};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -35,6 +35,8 @@ const SHARE: usize = 64;
 pub(super) enum Event {
     /// A client asks. `slot` is the room's in the placement named by `uid`.
     Command { uid: Uid, slot: SlotId, command: Command },
+    /// A client goes to another router. `slot` and `uid` as above.
+    HandOver { uid: Uid, slot: SlotId, room: RoomId, client: Arc<Client> },
     /// A link is open.
     LinkUp { link: Link, outbox: Arc<Outbox> },
     /// A link is no more.
@@ -252,6 +254,11 @@ impl Worker {
                     self.route(now, slot);
                 }
                 self.with_slot(slot, |slot, out| slot.command(now, command, out));
+            }
+            Event::HandOver { uid, slot, room, client } => {
+                if self.placement.as_ref().is_some_and(|p| p.uid == uid) {
+                    self.with_slot(slot, |slot, out| slot.hand_over(now, &room, &client, out));
+                }
             }
             Event::LinkUp { link, outbox } => {
                 self.links.insert(link.node, (link, outbox));

@@ -100,24 +100,38 @@ impl Client {
     /// Connects to a router as the user `name`.
     pub async fn connect(router: SocketAddr, name: &str) -> Self {
         let client = Self::open(router, name).await;
-        let command = json!({"connect": {"data": {"user": name}, "name": "test"}});
-        let result = client.call(command).await.unwrap_or_else(|e| panic!("connect of {name}: {e}"));
+        client.greet().await.unwrap_or_else(|e| panic!("connect of {name}: {e}"));
+        client
+    }
+
+    /// As [`Client::connect`], where the router may not be there; `None` then.
+    pub async fn try_connect(router: SocketAddr, name: &str) -> Option<Self> {
+        let client = Self::try_open(router, name).await.ok()?;
+        client.greet().await.ok()?;
+        Some(client)
+    }
+
+    async fn greet(&self) -> Result<(), Error> {
+        let result = self.call(json!({"connect": {"data": {"user": self.name}, "name": "test"}})).await?;
         let id = result["client"].as_str().unwrap_or_default().to_owned();
         assert!(!id.is_empty(), "a client id in {result}");
-        let mut state = client.shared.state();
-        state.notes.opened(&id, name);
+        let mut state = self.shared.state();
+        state.notes.opened(&id, &self.name);
         state.id = id;
-        drop(state);
-        client
+        Ok(())
     }
 
     /// Opens the WebSocket and says nothing.
     pub async fn open(router: SocketAddr, name: &str) -> Self {
-        let stream = within("a TCP connection", CALL, TcpStream::connect(router)).await;
-        let stream = stream.unwrap_or_else(|e| panic!("{name} to {router}: {e}"));
+        Self::try_open(router, name).await.unwrap_or_else(|e| panic!("{name} to {router}: {e}"))
+    }
+
+    async fn try_open(router: SocketAddr, name: &str) -> Result<Self, String> {
+        let connecting = tokio::time::timeout(CALL, TcpStream::connect(router)).await;
+        let stream = connecting.map_err(|e| e.to_string())?.map_err(|e| e.to_string())?;
         let url = format!("ws://{router}{PATH}");
-        let handshake = within("a WebSocket handshake", CALL, tokio_tungstenite::client_async(url, stream)).await;
-        let (socket, _) = handshake.unwrap_or_else(|e| panic!("handshake of {name} with {router}: {e}"));
+        let shaking = tokio::time::timeout(CALL, tokio_tungstenite::client_async(url, stream)).await;
+        let (socket, _) = shaking.map_err(|e| e.to_string())?.map_err(|e| format!("handshake: {e}"))?;
         let (outgoing, queue) = mpsc::channel(OUTGOING);
         let state = State { name: name.to_owned(), keep_position: true, ..State::default() };
         let shared = Arc::new(Shared {
@@ -126,7 +140,7 @@ impl Client {
             paused: watch::Sender::new(false),
         });
         let pump = tokio::spawn(pump::Pump::new(socket, queue, shared.clone()).run());
-        Self { name: name.to_owned(), router, outgoing, shared, pump }
+        Ok(Self { name: name.to_owned(), router, outgoing, shared, pump })
     }
 
     /// The user's name.

@@ -12,6 +12,7 @@ mod checks;
 mod client;
 mod etcd;
 mod faults;
+mod interrupt;
 mod net;
 mod node;
 mod router;
@@ -21,6 +22,7 @@ use std::time::Duration;
 
 use roomring_node::slot::Rule;
 
+pub use interrupt::{Interrupt, Phase, Victim};
 pub use world::{Failure, Report, run};
 
 /// How long registrations live without being renewed.
@@ -74,4 +76,6 @@ pub struct Options {
     pub black_box: bool,
     /// No router crashes, and the recording claims so.
     pub routers_stay: bool,
+    /// Nothing goes wrong but this, at a planned move.
+    pub interrupt: Option<Interrupt>,
 }

@@ -16,6 +16,7 @@ use super::checks::Checks;
 use super::client::{Client, Mood};
 use super::etcd::{Etcd, Reply, Request, Snapshot};
 use super::faults::Harshness;
+use super::interrupt::{Interrupt, Progress};
 use super::net::{Message, Net};
 use super::node::{Do, Node, SELF};
 use super::router::Router;
@@ -110,6 +111,9 @@ pub(super) struct World {
     mood: Mood,
     trouble: bool,
     pub(super) options: Options,
+    pub(super) interrupt: Option<Interrupt>,
+    pub(super) progress: Progress,
+    pub(super) last_writer: Option<usize>,
     report: Report,
 }
 
@@ -134,8 +138,9 @@ fn text_of(panic: &(dyn std::any::Any + Send)) -> &str {
 impl World {
     fn new(seed: u64, options: Options) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
-        let harshness = if rng.random_bool(0.4) { Harshness::Gentle } else { Harshness::Harsh };
-        let replication = if rng.random_bool(0.3) { 3 } else { 2 };
+        let harshness =
+            if rng.random_bool(0.4) || options.interrupt.is_some() { Harshness::Gentle } else { Harshness::Harsh };
+        let replication = if rng.random_bool(0.3) && options.interrupt.is_none() { 3 } else { 2 };
         let names = ["ant", "bee", "cat", "dog"];
         let nodes = names.iter().map(|n| Node::new(n, replication, options.mutant)).collect();
         Self {
@@ -156,6 +161,9 @@ impl World {
             mood: Mood::Lively,
             trouble: true,
             options,
+            interrupt: options.interrupt,
+            progress: Progress::default(),
+            last_writer: None,
             report: Report::default(),
         }
     }
@@ -175,7 +183,9 @@ impl World {
             self.after(Duration::from_millis(500), Event::Client(client));
         }
         self.after(Duration::ZERO, Event::Leases);
-        self.after(Duration::from_secs(2), Event::Fault);
+        if self.interrupt.is_none() {
+            self.after(Duration::from_secs(2), Event::Fault);
+        }
         for router in 0..self.routers.len() {
             self.plan_wake(Who::Router(router));
         }
@@ -199,6 +209,10 @@ impl World {
         self.go(QUIET)?;
         if self.etcd.now.placement.as_ref().map(|p| p.version) != version {
             return Err("PlacementQuiesces: it still changes".into());
+        }
+        let learns = self.etcd.now.placement.iter().flat_map(|p| &p.slots).any(|s| !s.learners.is_empty());
+        if learns {
+            return Err("PlacementQuiesces: a move has not ended".into());
         }
         self.judge()
     }
@@ -287,6 +301,7 @@ impl World {
                 let line = format!("{:>12.6} {event:?}", self.now.0.as_secs_f64() - 1000.0);
                 self.report.trace.push(line);
             }
+            self.before(&event);
             self.handle(event)?;
             if !self.options.black_box {
                 self.checks.cluster(&self.nodes, &self.etcd.written)?;
@@ -633,7 +648,14 @@ impl World {
         } else {
             None
         };
+        let placement = self.etcd.now.placement.clone();
         let reply = self.etcd.answer(self.now, &name, request, again);
+        if let (Request::Propose { .. }, Some(placement)) = (request, placement)
+            && self.etcd.now.revision != before
+        {
+            self.last_writer = Some(node);
+            self.after_write(&placement, node);
+        }
         if self.etcd.now.revision != before {
             self.publish_etcd();
         }

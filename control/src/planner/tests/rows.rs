@@ -8,6 +8,7 @@ use roomring_proto::{Incarnation, SlotId, Uid};
 use super::sim::{FENCE, Sim, TTL, id};
 use crate::placement::fixtures::settings;
 use crate::placement::{Change, RingParams};
+use crate::planner::slots::{SWITCH_EVERY, SWITCHES};
 use crate::planner::{self, recreate_after};
 use crate::view::ClusterView;
 
@@ -22,6 +23,27 @@ fn a_cluster_is_formed_of_the_nodes_that_are_there() {
     assert_eq!(sim.plan(sim.incarnation("a")), [], "it is formed as the ring wishes");
     sim.edit(|nodes| nodes.values_mut().for_each(|n| n.draining = true));
     assert_eq!(form(&sim.view), None);
+}
+
+#[test]
+fn a_node_that_leaves_hands_over_at_once_but_not_all_in_one_write() {
+    let mut sim = Sim::new(512, 2, &["a", "b", "c"]);
+    let a = sim.incarnation("a");
+    let led = sim.primaries_of("c");
+    assert!(led > SWITCHES);
+    sim.edit(|nodes| nodes.get_mut(&id("c")).unwrap().draining = true);
+    let switches = |changes: &[Change]| changes.iter().filter(|c| matches!(c, Change::Switch { .. })).count();
+    assert_eq!(switches(&sim.plan(a)), SWITCHES);
+    let mut writes = 0;
+    while sim.primaries_of("c") > 0 {
+        let done = sim.log.len();
+        assert!(sim.step());
+        assert!(switches(&sim.log[done..]) <= SWITCHES);
+        sim.pass(SWITCH_EVERY);
+        writes += 1;
+    }
+    assert!(writes >= led.div_ceil(SWITCHES));
+    sim.settle();
 }
 
 #[test]
