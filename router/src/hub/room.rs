@@ -165,13 +165,17 @@ impl Room {
     /// A client goes to another router. It stays announced for a while: a member that leaves only to come in elsewhere is never
     /// seen to be away. If this router ends first, its primary waits as long for members of a router that vanished.
     pub(super) fn hand_over(&mut self, now: Time, client: &Arc<Client>) {
-        if self.entrance.unsubscribe(&self.id, None, client) {
-            return;
-        }
-        if self.members.remove(&client.id) {
-            self.lingering.insert(client.id.clone(), (info(client), now + HANDED_OVER));
-        }
+        self.entrance.unsubscribe(&self.id, None, client);
+        self.linger(now + HANDED_OVER, client);
         self.note_empty(now);
+    }
+
+    /// A member gets nothing more, and stays announced until then.
+    fn linger(&mut self, until: Time, client: &Arc<Client>) {
+        let lingers = self.lingering.contains_key(&client.id);
+        if self.members.remove(&client.id) || lingers {
+            self.lingering.insert(client.id.clone(), (info(client), until));
+        }
     }
 
     /// The primary attached it.
@@ -290,7 +294,9 @@ impl Room {
         fx.pushes += delivered.pushes;
         fx.slow += delivered.slow;
         for client in delivered.gone {
-            self.unsubscribe(now, None, &client, fx);
+            // Whether it leaves or is handed over, its session says in a moment.
+            self.linger(now + LINGER, &client);
+            self.note_empty(now);
         }
     }
 

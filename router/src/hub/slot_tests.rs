@@ -630,6 +630,9 @@ fn clients_that_are_gone_or_slow_cost_nothing() {
     rig.publish("2");
     rig.talk();
     assert_eq!(rig.slot.counts().members, 2);
+    assert!(rig.model.rooms["a"].members.contains_key("gone"), "its session says whether it leaves");
+    rig.pass(Duration::from_secs(1));
+    rig.talk();
     assert!(!rig.model.rooms["a"].members.contains_key("gone"));
     assert!(slow.queue.is_slow());
     assert_eq!(rig.slot.counts().slow_clients, 1);
