@@ -1,4 +1,4 @@
-//! Generates the gRPC types. Needs `protoc`, as building etcd-client does.
+//! Generates the gRPC types and the client protocol's Protobuf messages. Needs `protoc`, as building etcd-client does.
 
 /// Messages that a slot's state holds, or that are on their way between slots: states are compared as wholes by the tests.
 /// Those without a list of messages in them are comparable anyway.
@@ -32,6 +32,9 @@ fn main() -> std::io::Result<()> {
         config = config.type_attribute(format!(".roomring.v1.{message}"), "#[derive(Eq, Hash)]");
     }
     config.file_descriptor_set_path(descriptors).compile_protos(&files, &["proto".to_string()])?;
+    // Not part of what gRPC reflection shows.
+    let client = tonic_prost_build::configure().bytes(".").btree_map(".").build_server(false).build_client(false);
+    client.compile_protos(&["proto/centrifuge/client.proto"], &["proto"])?;
     println!("cargo:rerun-if-changed=proto");
     Ok(())
 }

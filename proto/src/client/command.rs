@@ -1,6 +1,10 @@
 //! What a client asks.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
+
+use super::Malformed;
 
 /// One command of a client.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -9,6 +13,17 @@ pub struct Command {
     pub id: u32,
     /// What is asked.
     pub request: Request,
+}
+
+impl Command {
+    /// A command as it came. Only `send` may come without an id: everything else without one counts as a pong.
+    pub(super) fn new(id: u32, request: Option<Request>) -> Result<Self, Malformed> {
+        match request {
+            Some(request) if id != 0 || request == Request::Send => Ok(Self { id, request }),
+            None if id != 0 => Err(Malformed::NoRequest(id)),
+            Some(_) | None => Ok(Self { id: 0, request: Request::Pong }),
+        }
+    }
 }
 
 /// What a command asks. Payloads are in the connection's encoding; empty means absent.
@@ -54,11 +69,16 @@ pub enum Request {
         data: Bytes,
     },
     /// Renews the connection's token.
-    Refresh,
+    Refresh {
+        /// The new one.
+        token: String,
+    },
     /// Renews a subscription's token.
     SubRefresh {
         /// The channel.
         channel: String,
+        /// The new one.
+        token: String,
     },
     /// Answer to the server's ping.
     Pong,
@@ -67,8 +87,12 @@ pub enum Request {
 /// Opens the session.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Connect {
+    /// Says who it is; empty if it does not.
+    pub token: String,
     /// Given by the application.
     pub data: Bytes,
+    /// Where it stands in server-side subscriptions, by channel.
+    pub subs: BTreeMap<String, Subscribe>,
     /// Name of the SDK.
     pub name: String,
     /// Version of the SDK or application.
@@ -80,12 +104,18 @@ pub struct Connect {
 pub struct Subscribe {
     /// The channel.
     pub channel: String,
+    /// Says that it may; empty if it does not.
+    pub token: String,
     /// Continue after `offset` of `epoch`.
     pub recover: bool,
     /// May be empty: not compared.
     pub epoch: String,
     /// Last offset that the client has.
     pub offset: u64,
+    /// Loss is to be noticed.
+    pub positioned: bool,
+    /// Recovery is wanted.
+    pub recoverable: bool,
     /// Join and leave pushes are wanted.
     pub join_leave: bool,
     /// Bits of [`Subscribe::REJECT_UNRECOVERED`] and others that this server ignores.

@@ -6,8 +6,8 @@
 mod read;
 mod write;
 
-pub use read::{Malformed, decode, embeddable};
-pub use write::{PING, encode, join_push, leave_push, publication_push, unsubscribe_push};
+pub use read::{decode, embeddable};
+pub use write::{PING, encode, push};
 
 pub(crate) use write::{Embedded, to_bytes};
 

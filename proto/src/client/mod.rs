@@ -1,12 +1,19 @@
 //! The Centrifuge client protocol: its messages, and one module per encoding of them.
 //!
-//! The types here know no encoding: [`json`] reads and writes them, and another encoding needs no more than a module
-//! beside it. [`plain`] is the simpler protocol of `/rooms/{room}`, which only goes out.
+//! The types here know no encoding: [`json`] and [`protobuf`] read and write them, [`Format`] chooses. [`plain`] is the simpler
+//! protocol of `/rooms/{room}`, which only goes out.
 
 mod command;
+mod format;
 pub mod json;
+mod malformed;
 pub mod plain;
+pub mod protobuf;
+mod push;
 mod reply;
 
 pub use command::*;
+pub use format::Format;
+pub use malformed::Malformed;
+pub use push::Push;
 pub use reply::*;

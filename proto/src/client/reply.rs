@@ -49,24 +49,42 @@ pub enum Answer {
     Ping,
     /// What the method gave, in the connection's encoding.
     Rpc(Bytes),
+    /// The connection's token was renewed.
+    Refresh {
+        /// As of [`Connected::ttl`].
+        ttl: Option<u32>,
+    },
+    /// The subscription's token was renewed.
+    SubRefresh {
+        /// As of [`Subscribed::ttl`].
+        ttl: Option<u32>,
+    },
 }
 
 /// An open session.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Connected {
     /// The connection's id.
     pub client: String,
     /// The server's release.
     pub version: String,
+    /// Seconds until it expires unless it is refreshed, at least 1; `None` = never.
+    pub ttl: Option<u32>,
+    /// Server-side subscriptions, by channel.
+    pub subs: BTreeMap<String, Subscribed>,
     /// Interval of the server's pings in seconds; 0 = none.
     pub ping: u32,
     /// Pings are to be answered.
     pub pong: bool,
 }
 
-/// A joined channel, always positioned and recoverable.
+/// A joined channel.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Subscribed {
+    /// Seconds until it expires unless it is refreshed, at least 1; `None` = never.
+    pub ttl: Option<u32>,
+    /// The client is to remember its position and to recover from it. If not, it is told of none.
+    pub recoverable: bool,
     /// The history.
     pub epoch: Epoch,
     /// Where the client stands before `publications`.

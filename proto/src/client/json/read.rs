@@ -1,34 +1,13 @@
 //! Commands out of a frame.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::NESTING;
-use crate::client::{Command, Connect, History, Request, Subscribe};
-
-/// A frame that breaks the protocol. The connection ends with close code 3501.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Malformed {
-    /// The frame, or a line within it, is empty.
-    #[error("empty command")]
-    Empty,
-    /// Nested deeper than [`NESTING`].
-    #[error("nested deeper than {NESTING} levels")]
-    TooDeep,
-    /// Not JSON, or a field of the wrong type.
-    #[error("{0}")]
-    Json(String),
-    /// An id, but nothing that this protocol asks.
-    #[error("command {0} has no request")]
-    NoRequest(u32),
-}
-
-impl From<serde_json::Error> for Malformed {
-    fn from(e: serde_json::Error) -> Self {
-        Self::Json(e.to_string())
-    }
-}
+use crate::client::{Command, Connect, History, Malformed, Request, Subscribe};
 
 /// The commands of one frame, in order. After an error the rest of the frame is not to be used.
 pub fn decode(frame: &[u8]) -> impl Iterator<Item = Result<Command, Malformed>> {
@@ -54,15 +33,7 @@ fn command(line: &[u8]) -> Result<Command, Malformed> {
     }
     check_nesting(line)?;
     let wire: Wire<'_> = serde_json::from_slice(line)?;
-    let Some(request) = wire.request()? else {
-        return if wire.id == 0 { Ok(pong()) } else { Err(Malformed::NoRequest(wire.id)) };
-    };
-    // Only `send` may come without an id; everything else without one counts as a pong.
-    if wire.id == 0 && request != Request::Send { Ok(pong()) } else { Ok(Command { id: wire.id, request }) }
-}
-
-fn pong() -> Command {
-    Command { id: 0, request: Request::Pong }
+    Command::new(wire.id, wire.request()?)
 }
 
 /// The JSON parser skips unknown values and embedded payloads without recursion, so it sets no limit on them itself.
@@ -123,7 +94,7 @@ impl Wire<'_> {
         Ok(Some(if let Some(raw) = self.connect {
             parse::<WireConnect<'_>>(raw)?.into()
         } else if let Some(raw) = self.subscribe {
-            parse::<WireSubscribe>(raw)?.into()
+            Request::Subscribe(parse::<WireSubscribe>(raw)?.into())
         } else if let Some(raw) = self.unsubscribe {
             Request::Unsubscribe { channel: channel(raw)? }
         } else if let Some(raw) = self.publish {
@@ -145,10 +116,10 @@ impl Wire<'_> {
             let wire: WireRpc<'_> = parse(raw)?;
             Request::Rpc { method: wire.method, data: payload(wire.data) }
         } else if let Some(raw) = self.refresh {
-            parse::<WireEmpty>(raw)?;
-            Request::Refresh
+            Request::Refresh { token: parse::<WireRefresh>(raw)?.token }
         } else if let Some(raw) = self.sub_refresh {
-            Request::SubRefresh { channel: channel(raw)? }
+            let wire: WireRefresh = parse(raw)?;
+            Request::SubRefresh { channel: wire.channel, token: wire.token }
         } else {
             return Ok(None);
         }))
@@ -189,15 +160,18 @@ struct WireChannel {
 #[derive(Deserialize, Default)]
 #[serde(default)]
 struct WireConnect<'a> {
+    token: String,
     #[serde(borrow)]
     data: Option<&'a RawValue>,
+    subs: Option<BTreeMap<String, WireSubscribe>>,
     name: String,
     version: String,
 }
 
 impl From<WireConnect<'_>> for Request {
     fn from(w: WireConnect<'_>) -> Self {
-        Self::Connect(Connect { data: payload(w.data), name: w.name, version: w.version })
+        let subs = w.subs.unwrap_or_default().into_iter().map(|(channel, sub)| (channel, sub.into())).collect();
+        Self::Connect(Connect { token: w.token, data: payload(w.data), subs, name: w.name, version: w.version })
     }
 }
 
@@ -205,26 +179,39 @@ impl From<WireConnect<'_>> for Request {
 #[serde(default)]
 struct WireSubscribe {
     channel: String,
+    token: String,
     recover: bool,
     epoch: String,
     offset: u64,
+    positioned: bool,
+    recoverable: bool,
     join_leave: bool,
     flag: i64,
     tf: Option<serde::de::IgnoredAny>,
 }
 
-impl From<WireSubscribe> for Request {
+impl From<WireSubscribe> for Subscribe {
     fn from(w: WireSubscribe) -> Self {
-        Self::Subscribe(Subscribe {
+        Self {
             channel: w.channel,
+            token: w.token,
             recover: w.recover,
             epoch: w.epoch,
             offset: w.offset,
+            positioned: w.positioned,
+            recoverable: w.recoverable,
             join_leave: w.join_leave,
             flag: w.flag,
             tags_filter: w.tf.is_some(),
-        })
+        }
     }
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct WireRefresh {
+    channel: String,
+    token: String,
 }
 
 #[derive(Deserialize, Default)]

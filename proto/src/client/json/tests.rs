@@ -4,7 +4,9 @@ use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::*;
-use crate::client::{Answer, Command, Connect, Connected, History, Reply, Request, Subscribe, Subscribed};
+use crate::client::{
+    Answer, Command, Connect, Connected, History, Malformed, Push, Reply, Request, Subscribe, Subscribed,
+};
 use crate::close::{CloseCode, ErrorCode};
 use crate::{Epoch, Generation, Lsn, Seq, Uid, v1};
 
@@ -24,6 +26,10 @@ fn text(bytes: Bytes) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 
+fn pushed(channel: &str, event: Push<'_>) -> String {
+    text(push(channel, &event))
+}
+
 fn reply(id: u32, result: Result<Answer, ErrorCode>) -> String {
     text(encode(&Reply { id, result }))
 }
@@ -40,7 +46,10 @@ fn publication(seq: u64, data: &'static str) -> v1::Publication {
 fn commands_of_the_examples() {
     assert_eq!(
         one(r#"{"connect":{"token":"abc","name":"js"},"id":1}"#).unwrap(),
-        Command { id: 1, request: Request::Connect(Connect { name: "js".into(), ..Connect::default() }) }
+        Command {
+            id: 1,
+            request: Request::Connect(Connect { token: "abc".into(), name: "js".into(), ..Connect::default() })
+        }
     );
     assert_eq!(
         request(r#"{"subscribe":{"channel":"room:7","flag":1,"recover":true,"offset":41,"epoch":"k3"},"id":2}"#),
@@ -78,8 +87,11 @@ fn every_other_command() {
     );
     assert_eq!(request(r#"{"id":1,"ping":{}}"#), Request::Ping);
     assert_eq!(request(r#"{"send":{"data":1}}"#), Request::Send);
-    assert_eq!(request(r#"{"id":1,"refresh":{"token":"t"}}"#), Request::Refresh);
-    assert_eq!(request(r#"{"id":1,"sub_refresh":{"channel":"a"}}"#), Request::SubRefresh { channel: "a".into() });
+    assert_eq!(request(r#"{"id":1,"refresh":{"token":"t"}}"#), Request::Refresh { token: "t".into() });
+    assert_eq!(
+        request(r#"{"id":1,"sub_refresh":{"channel":"a","token":"t"}}"#),
+        Request::SubRefresh { channel: "a".into(), token: "t".into() }
+    );
     let Request::Subscribe(s) = request(r#"{"id":1,"subscribe":{"channel":"a","join_leave":true,"tf":{"op":"x"}}}"#)
     else {
         panic!("a subscribe")
@@ -162,12 +174,15 @@ fn nesting_is_bounded_also_in_payloads_and_unknown_fields() {
 
 #[test]
 fn replies_of_the_examples() {
-    let connected = Connected { client: "c1".into(), version: "1.0".into(), ping: 25, pong: true };
+    let connected =
+        Connected { client: "c1".into(), version: "1.0".into(), ping: 25, pong: true, ..Connected::default() };
     assert_eq!(
         reply(1, Ok(Answer::Connect(connected))),
         r#"{"id":1,"connect":{"client":"c1","version":"1.0","ping":25,"pong":true}}"#
     );
     let subscribed = Subscribed {
+        ttl: None,
+        recoverable: true,
         epoch: EPOCH,
         offset: Seq(41),
         was_recovering: true,
@@ -179,17 +194,17 @@ fn replies_of_the_examples() {
         r#"{"id":2,"subscribe":{"recoverable":true,"epoch":"1f-2-3","publications":[{"data":{"t":"hi"},"offset":42}],"recovered":true,"offset":41,"positioned":true,"was_recovering":true}}"#
     );
     assert_eq!(
-        text(publication_push(
+        pushed(
             "room:7",
-            &v1::Publication { info: Some(info("42", "c1")), ..publication(43, r#"{"t":"yo"}"#) }
-        )),
+            Push::Publication(&v1::Publication { info: Some(info("42", "c1")), ..publication(43, r#"{"t":"yo"}"#) })
+        ),
         r#"{"push":{"channel":"room:7","pub":{"data":{"t":"yo"},"info":{"user":"42","client":"c1"},"offset":43}}}"#
     );
     assert_eq!(reply(3, Ok(Answer::Publish)), r#"{"id":3,"publish":{}}"#);
     assert_eq!(reply(4, Err(ErrorCode::NOT_AVAILABLE)), r#"{"id":4,"error":{"code":108,"message":"not available"}}"#);
     assert_eq!(text(PING), "{}");
     assert_eq!(
-        text(unsubscribe_push("room:7", CloseCode::UNSUBSCRIBED_INSUFFICIENT_STATE)),
+        pushed("room:7", Push::Unsubscribe(CloseCode::UNSUBSCRIBED_INSUFFICIENT_STATE)),
         r#"{"push":{"channel":"room:7","unsubscribe":{"code":2500,"reason":"insufficient state"}}}"#
     );
 }
@@ -218,22 +233,36 @@ fn every_other_reply() {
         reply(1, Ok(Answer::History { publications: vec![], epoch: EPOCH, offset: Seq(0) })),
         r#"{"id":1,"history":{"publications":[],"epoch":"1f-2-3","offset":0}}"#
     );
-    let empty =
-        Subscribed { epoch: EPOCH, offset: Seq(0), was_recovering: false, recovered: false, publications: vec![] };
+    let empty = Subscribed {
+        ttl: None,
+        recoverable: true,
+        epoch: EPOCH,
+        offset: Seq(0),
+        was_recovering: false,
+        recovered: false,
+        publications: vec![],
+    };
     assert_eq!(
         reply(1, Ok(Answer::Subscribe(empty))),
         r#"{"id":1,"subscribe":{"recoverable":true,"epoch":"1f-2-3","positioned":true}}"#
     );
+    assert_eq!(reply(1, Ok(Answer::Refresh { ttl: Some(60) })), r#"{"id":1,"refresh":{"expires":true,"ttl":60}}"#);
+    assert_eq!(reply(1, Ok(Answer::Refresh { ttl: None })), r#"{"id":1,"refresh":{}}"#);
+    assert_eq!(reply(1, Ok(Answer::SubRefresh { ttl: Some(1) })), r#"{"id":1,"sub_refresh":{"expires":true,"ttl":1}}"#);
     assert_eq!(
-        text(join_push("a", &info("u", "c"))),
+        pushed("a", Push::Subscribe { epoch: EPOCH, offset: Seq(4), recoverable: true }),
+        r#"{"push":{"channel":"a","subscribe":{"recoverable":true,"epoch":"1f-2-3","offset":4,"positioned":true}}}"#
+    );
+    assert_eq!(
+        pushed("a", Push::Join(&info("u", "c"))),
         r#"{"push":{"channel":"a","join":{"info":{"user":"u","client":"c"}}}}"#
     );
     assert_eq!(
-        text(leave_push("a", &info("u", "c"))),
+        pushed("a", Push::Leave(&info("u", "c"))),
         r#"{"push":{"channel":"a","leave":{"info":{"user":"u","client":"c"}}}}"#
     );
     assert_eq!(
-        text(publication_push("a", &v1::Publication { id: "m\"1".into(), ..publication(1, "1") })),
+        pushed("a", Push::Publication(&v1::Publication { id: "m\"1".into(), ..publication(1, "1") })),
         r#"{"push":{"channel":"a","pub":{"data":1,"offset":1,"tags":{"id":"m\"1"}}}}"#
     );
 }
@@ -241,11 +270,11 @@ fn every_other_reply() {
 #[test]
 fn a_payload_never_breaks_the_frame() {
     assert_eq!(
-        text(publication_push("a", &publication(1, "{\n\"b\":\n1}"))),
+        pushed("a", Push::Publication(&publication(1, "{\n\"b\":\n1}"))),
         r#"{"push":{"channel":"a","pub":{"data":{ "b": 1},"offset":1}}}"#
     );
     assert_eq!(
-        text(publication_push("a", &publication(1, "no\njson"))),
+        pushed("a", Push::Publication(&publication(1, "no\njson"))),
         r#"{"push":{"channel":"a","pub":{"data":"no\njson","offset":1}}}"#
     );
     assert_eq!(text(embeddable(b" {\n}\n").unwrap()), "{ }");
@@ -291,7 +320,8 @@ proptest! {
         prop_assert_eq!(command.id, id);
         let Request::Publish { channel: read, data: payload } = command.request else { panic!("a publish") };
         prop_assert_eq!(&read, &channel);
-        let push = publication_push(&channel, &v1::Publication { seq: 9, data: payload, ..Default::default() });
+        let publication = v1::Publication { seq: 9, data: payload, ..Default::default() };
+        let push = push(&channel, &Push::Publication(&publication));
         prop_assert!(!push.contains(&b'\n'));
         let push: serde_json::Value = serde_json::from_slice(&push).unwrap();
         prop_assert_eq!(&push["push"]["pub"]["data"], &data);

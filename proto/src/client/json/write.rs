@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 use serde_json::value::RawValue;
 
-use crate::client::{Answer, Connected, Reply, Subscribed};
+use crate::client::{Answer, Connected, Push, Reply, Subscribed};
 use crate::close::{CloseCode, ErrorCode};
 use crate::v1;
 
@@ -20,32 +20,26 @@ pub fn encode(reply: &Reply) -> Bytes {
     to_bytes(&WireReply(reply))
 }
 
-/// The push of a publication to the members of `room`.
-pub fn publication_push(room: &str, publication: &v1::Publication) -> Bytes {
-    push(WirePush { channel: room, publication: Some(publication.into()), ..WirePush::default() })
-}
-
-/// The push of a join to the members of `room`.
-pub fn join_push(room: &str, info: &v1::ClientInfo) -> Bytes {
-    push(WirePush { channel: room, join: Some(WithInfo { info: info.into() }), ..WirePush::default() })
-}
-
-/// The push of a leave to the members of `room`.
-pub fn leave_push(room: &str, info: &v1::ClientInfo) -> Bytes {
-    push(WirePush { channel: room, leave: Some(WithInfo { info: info.into() }), ..WirePush::default() })
-}
-
-/// Tells one client that the server ended its membership of `room`.
-pub fn unsubscribe_push(room: &str, code: CloseCode) -> Bytes {
-    let unsubscribe = WireUnsubscribe { code: code.code, reason: code.reason };
-    push(WirePush { channel: room, unsubscribe: Some(unsubscribe), ..WirePush::default() })
-}
-
-fn push(push: WirePush<'_>) -> Bytes {
+/// A push for `channel`, as one line without its newline.
+pub fn push(channel: &str, push: &Push<'_>) -> Bytes {
     #[derive(Serialize)]
     struct Outer<'a> {
         push: WirePush<'a>,
     }
+    let nothing = WirePush { channel, ..WirePush::default() };
+    let push = match *push {
+        Push::Publication(publication) => WirePush { publication: Some(publication.into()), ..nothing },
+        Push::Join(info) => WirePush { join: Some(WithInfo { info: info.into() }), ..nothing },
+        Push::Leave(info) => WirePush { leave: Some(WithInfo { info: info.into() }), ..nothing },
+        Push::Unsubscribe(CloseCode { code, reason }) => {
+            WirePush { unsubscribe: Some(WireUnsubscribe { code, reason }), ..nothing }
+        }
+        Push::Subscribe { epoch, offset, recoverable } => {
+            let (epoch, positioned) = (epoch.to_string(), true);
+            let subscribe = WireSubscribePush { recoverable, epoch, offset: offset.0, positioned };
+            WirePush { subscribe: Some(subscribe), ..nothing }
+        }
+    };
     to_bytes(&Outer { push })
 }
 
@@ -104,6 +98,8 @@ impl Serialize for WireReply<'_> {
                 map.serialize_entry("history", &history)?;
             }
             Ok(Answer::Ping) => map.serialize_entry("ping", &Empty {})?,
+            Ok(Answer::Refresh { ttl }) => map.serialize_entry("refresh", &WireExpiry::from(*ttl))?,
+            Ok(Answer::SubRefresh { ttl }) => map.serialize_entry("sub_refresh", &WireExpiry::from(*ttl))?,
             Ok(Answer::Rpc(data)) => map.serialize_entry("rpc", &WireRpc { data: embedded(data) })?,
         }
         map.end()
@@ -128,9 +124,27 @@ impl From<ErrorCode> for WireError {
 }
 
 #[derive(Serialize)]
+struct WireExpiry {
+    #[serde(skip_serializing_if = "is_zero")]
+    expires: bool,
+    #[serde(skip_serializing_if = "is_zero")]
+    ttl: u32,
+}
+
+impl From<Option<u32>> for WireExpiry {
+    fn from(ttl: Option<u32>) -> Self {
+        Self { expires: ttl.is_some(), ttl: ttl.unwrap_or(0) }
+    }
+}
+
+#[derive(Serialize)]
 struct WireConnect<'a> {
     client: &'a str,
     version: &'a str,
+    #[serde(flatten)]
+    expiry: WireExpiry,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    subs: BTreeMap<&'a str, WireSubscribe<'a>>,
     #[serde(skip_serializing_if = "is_zero")]
     ping: u32,
     #[serde(skip_serializing_if = "is_zero")]
@@ -139,13 +153,24 @@ struct WireConnect<'a> {
 
 impl<'a> From<&'a Connected> for WireConnect<'a> {
     fn from(c: &'a Connected) -> Self {
-        Self { client: &c.client, version: &c.version, ping: c.ping, pong: c.pong }
+        Self {
+            client: &c.client,
+            version: &c.version,
+            expiry: c.ttl.into(),
+            subs: c.subs.iter().map(|(channel, sub)| (channel.as_str(), sub.into())).collect(),
+            ping: c.ping,
+            pong: c.pong,
+        }
     }
 }
 
 #[derive(Serialize)]
 struct WireSubscribe<'a> {
+    #[serde(flatten)]
+    expiry: WireExpiry,
+    #[serde(skip_serializing_if = "is_zero")]
     recoverable: bool,
+    #[serde(skip_serializing_if = "String::is_empty")]
     epoch: String,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     publications: Vec<WirePublication<'a>>,
@@ -161,7 +186,8 @@ struct WireSubscribe<'a> {
 impl<'a> From<&'a Subscribed> for WireSubscribe<'a> {
     fn from(s: &'a Subscribed) -> Self {
         Self {
-            recoverable: true,
+            expiry: s.ttl.into(),
+            recoverable: s.recoverable,
             epoch: s.epoch.to_string(),
             publications: s.publications.iter().map(Into::into).collect(),
             recovered: s.recovered,
@@ -207,6 +233,17 @@ struct WirePush<'a> {
     leave: Option<WithInfo<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     unsubscribe: Option<WireUnsubscribe>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    subscribe: Option<WireSubscribePush>,
+}
+
+#[derive(Serialize)]
+struct WireSubscribePush {
+    recoverable: bool,
+    epoch: String,
+    #[serde(skip_serializing_if = "is_zero")]
+    offset: u64,
+    positioned: bool,
 }
 
 #[derive(Serialize)]
