@@ -9,7 +9,8 @@ ARGS :=
 
 # protoc has its standard types from libprotobuf-dev.
 BUILD_PACKAGES := cc:build-essential protoc:protobuf-compiler /usr/include/google/protobuf/descriptor.proto:libprotobuf-dev
-TEST_PACKAGES = /usr/bin/etcd:etcd-server node:nodejs npm:npm chromium:chromium /usr/sbin/keepalived:keepalived /usr/sbin/ip:iproute2 curl:curl \
+TEST_PACKAGES = /usr/bin/etcd:etcd-server node:nodejs npm:npm chromium:chromium go:golang-go \
+	/usr/sbin/keepalived:keepalived /usr/sbin/ip:iproute2 curl:curl \
 	/usr/lib/python3*/ensurepip:python3-venv
 # nginx's modules lie where Debian puts them; so do the paths in tests/src/bin/bench/peers.
 BENCH_PACKAGES = /usr/bin/etcd:etcd-server /usr/sbin/nats-server:nats-server /usr/bin/redis-server:redis-server \
@@ -107,7 +108,7 @@ recordings: build-deps ## Record runs of broken builds anew, for the checker's t
 fmt: cargo ## Format the code
 	$(CARGO) fmt --all
 
-test-deps: build-deps $(CLIENTS)/js.stamp $(CLIENTS)/python.stamp ## Install what the tests need, SDKs under target/
+test-deps: build-deps $(CLIENTS)/js.stamp $(CLIENTS)/python.stamp $(CLIENTS)/go.stamp ## Install what the tests need, SDKs under target/
 
 clean: cargo ## Remove everything that was built
 	$(CARGO) clean
@@ -133,4 +134,12 @@ $(CLIENTS)/python.stamp: tests/clients/requirements.txt | test-packages
 	mkdir -p $(CLIENTS)
 	python3 -m venv $(CLIENTS)/venv
 	$(CLIENTS)/venv/bin/pip install --quiet --disable-pip-version-check -r tests/clients/requirements.txt
+	touch $@
+
+# The one client that is built. Where it can't be, its test is skipped and says why.
+$(CLIENTS)/go.stamp: $(wildcard tests/clients/go/*) | test-packages
+	mkdir -p $(CLIENTS)
+	rm -f $(CLIENTS)/go-client $(CLIENTS)/go-client.missing
+	cd tests/clients/go && go build -o $(abspath $(CLIENTS))/go-client . 2>$(abspath $(CLIENTS))/go.log || \
+		{ cat $(CLIENTS)/go.log; mv $(CLIENTS)/go.log $(CLIENTS)/go-client.missing; }
 	touch $@

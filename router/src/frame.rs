@@ -22,6 +22,11 @@ impl Frame {
         Self::of(Data::Text, payload)
     }
 
+    /// A binary message.
+    pub fn binary(payload: &[u8]) -> Self {
+        Self::of(Data::Binary, payload)
+    }
+
     fn of(data: Data, payload: &[u8]) -> Self {
         let header = FrameHeader { opcode: OpCode::Data(data), ..FrameHeader::default() };
         let mut frame = Vec::with_capacity(HEADER + payload.len());

@@ -197,12 +197,37 @@ async fn subprotocols_are_agreed_on() {
         assert!(answer.contains("sec-websocket-accept: s3pplmbitxaq9kygzzhzrbk+xoo="), "{answer}");
         assert!(!answer.contains("sec-websocket-protocol"));
     }
-    for json in ["centrifuge-json", "x, centrifuge-json", "centrifuge-protobuf, centrifuge-json"] {
-        let answer = agreed(&format!("Sec-WebSocket-Protocol: {json}\r\n")).await;
-        assert!(answer.contains("sec-websocket-protocol: centrifuge-json\r\n"), "{answer}");
+    for (offered, echoed) in [
+        ("centrifuge-json", "centrifuge-json"),
+        ("x, centrifuge-json", "centrifuge-json"),
+        ("centrifuge-protobuf", "centrifuge-protobuf"),
+        ("centrifuge-json, centrifuge-protobuf", "centrifuge-protobuf"),
+    ] {
+        let answer = agreed(&format!("Sec-WebSocket-Protocol: {offered}\r\n")).await;
+        assert!(answer.contains(&format!("sec-websocket-protocol: {echoed}\r\n")), "{answer}");
     }
-    let answer = agreed("Sec-WebSocket-Protocol: centrifuge-protobuf\r\n").await;
-    assert!(answer.starts_with("http/1.1 400") && answer.contains("centrifuge-protobuf is not spoken"), "{answer}");
+}
+
+/// In each of the ways to ask for it, with the bytes that were published as examples.
+#[tokio::test]
+async fn protobuf_is_spoken_in_binary_frames() {
+    let edge = Edge::start(limits()).await;
+    for (query, protocol) in [
+        ("", Some("centrifuge-protobuf")),
+        ("?format=protobuf", None),
+        ("?cf_protocol=protobuf&cf_protocol_version=v2", None),
+    ] {
+        let mut ws = edge.open_as(&format!("/connection/websocket{query}"), protocol).await;
+        let connect_and_subscribe = b"\x04\x08\x01\x22\x00\x08\x08\x02\x2a\x04\x0a\x02ab";
+        ws.message(Message::binary(&connect_and_subscribe[..])).await;
+        // id 1 with a connect result, id 2 with a subscribe result, each behind its length.
+        assert!(ws.binary().await[1..].starts_with(&[8, 1, 0x2a]));
+        assert!(ws.binary().await[1..].starts_with(&[8, 2, 0x32]));
+        edge.rooms.publish("ab", "7");
+        assert_eq!(ws.binary().await[..10], *b"\x0d\x22\x0b\x12\x02ab\x22\x05\x22");
+        ws.message(Message::binary(&b"\xff"[..])).await;
+        assert_closed(&mut ws, BAD_REQUEST).await;
+    }
 }
 
 #[tokio::test]

@@ -1,4 +1,5 @@
-// Drives centrifuge-js, unmodified, for the end-to-end tests: `node client.cjs DIR`, where DIR/node_modules has the SDK.
+// Drives centrifuge-js, unmodified, for the end-to-end tests: `node client.cjs DIR [protobuf]`, where DIR/node_modules has the
+// SDK. With `protobuf` payloads are bytes, which are JSON here all the same.
 //
 // In: one JSON object a line, {"id", "op", ...}. Out: {"reply": id, "result" | "error"} for each, and
 // {"event", ...} for whatever the SDK reports. Ends at the end of its input.
@@ -8,7 +9,8 @@ const { createRequire } = require("node:module");
 const readline = require("node:readline");
 
 const load = createRequire(`${process.argv[2]}/`);
-const { Centrifuge } = load("centrifuge");
+const protobuf = process.argv[3] === "protobuf";
+const { Centrifuge } = load(protobuf ? "centrifuge/build/protobuf" : "centrifuge");
 const WebSocket = load("ws");
 
 let client;
@@ -16,13 +18,15 @@ let client;
 const say = (line) => process.stdout.write(`${JSON.stringify(line)}\n`);
 const room = (name) => client.getSubscription(name);
 const person = (info) => ({ user: info.user, client: info.client });
-const publication = (p) => ({ data: p.data, offset: p.offset, user: p.info?.user, tags: p.tags });
+const packed = (data) => (protobuf ? new TextEncoder().encode(JSON.stringify(data)) : data);
+const unpacked = (data) => (protobuf && data !== undefined ? JSON.parse(new TextDecoder().decode(data)) : data);
+const publication = (p) => ({ data: unpacked(p.data), offset: p.offset, user: p.info?.user, tags: p.tags });
 
 const operations = {
   connect({ url, user }) {
-    client = new Centrifuge(url, { websocket: WebSocket, data: { user }, minReconnectDelay: 50, maxReconnectDelay: 500 });
+    client = new Centrifuge(url, { websocket: WebSocket, data: packed({ user }), minReconnectDelay: 50, maxReconnectDelay: 500 });
     client.on("connecting", (c) => say({ event: "connecting", code: c.code, reason: c.reason }));
-    client.on("connected", (c) => say({ event: "connected", client: c.client, data: c.data }));
+    client.on("connected", (c) => say({ event: "connected", client: c.client }));
     client.on("disconnected", (c) => say({ event: "disconnected", code: c.code, reason: c.reason }));
     client.on("error", (c) => say({ event: "error", code: c.error.code, message: c.error.message }));
     client.connect();
@@ -49,7 +53,7 @@ const operations = {
   },
   unsubscribe: ({ room: name }) => room(name).unsubscribe(),
   resubscribe: ({ room: name }) => room(name).subscribe(),
-  publish: ({ room: name, data }) => client.publish(name, data),
+  publish: ({ room: name, data }) => client.publish(name, packed(data)),
   async presence({ room: name }) {
     const { clients } = await client.presence(name);
     return Object.fromEntries(Object.entries(clients).map(([id, info]) => [id, person(info)]));
@@ -62,7 +66,7 @@ const operations = {
     const page = await client.history(name, { limit, since, reverse });
     return { offset: page.offset, epoch: page.epoch, publications: page.publications.map(publication) };
   },
-  rpc: async ({ method, data }) => (await client.rpc(method, data)).data,
+  rpc: async ({ method, data }) => unpacked((await client.rpc(method, packed(data))).data),
   disconnect: () => client.disconnect(),
 };
 

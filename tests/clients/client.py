@@ -1,7 +1,8 @@
 """Drives centrifuge-python, unmodified, for the end-to-end tests; run by the venv that has the SDK.
 
 In: one JSON object a line, {"id", "op", ...}. Out: {"reply": id, "result" | "error"} for each, and
-{"event", ...} for whatever the SDK reports. Ends at the end of its input.
+{"event", ...} for whatever the SDK reports. Ends at the end of its input. With the argument `protobuf` it speaks
+Protobuf instead of JSON: then payloads are bytes, which are JSON here all the same.
 """
 
 import asyncio
@@ -9,6 +10,17 @@ import json
 import sys
 
 import centrifuge
+
+
+PROTOBUF = "protobuf" in sys.argv[1:]
+
+
+def packed(data):
+    return json.dumps(data, ensure_ascii=False).encode() if PROTOBUF else data
+
+
+def unpacked(data):
+    return json.loads(data) if PROTOBUF and data is not None else data
 
 
 def say(**line):
@@ -21,7 +33,7 @@ def person(info):
 
 def publication(pub):
     return {
-        "data": pub.data,
+        "data": unpacked(pub.data),
         "offset": pub.offset,
         "user": pub.info.user if pub.info else None,
         "tags": pub.tags,
@@ -33,7 +45,7 @@ class ClientEvents(centrifuge.ClientEventHandler):
         say(event="connecting", code=ctx.code, reason=ctx.reason)
 
     async def on_connected(self, ctx):
-        say(event="connected", client=ctx.client, data=ctx.data)
+        say(event="connected", client=ctx.client, data=unpacked(ctx.data or None))
 
     async def on_disconnected(self, ctx):
         say(event="disconnected", code=ctx.code, reason=ctx.reason)
@@ -87,7 +99,8 @@ class Driver:
         self.client = centrifuge.Client(
             command["url"],
             events=ClientEvents(),
-            data={"user": command["user"]},
+            data=packed({"user": command["user"]}),
+            use_protobuf=PROTOBUF,
             min_reconnect_delay=0.05,
             max_reconnect_delay=0.5,
             proxy=None,
@@ -108,7 +121,7 @@ class Driver:
         await self.room(command).subscribe()
 
     async def publish(self, command):
-        await self.client.publish(command["room"], command["data"])
+        await self.client.publish(command["room"], packed(command["data"]))
 
     async def presence(self, command):
         result = await self.client.presence(command["room"])
@@ -133,7 +146,7 @@ class Driver:
         }
 
     async def rpc(self, command):
-        return (await self.client.rpc(command["method"], command["data"])).data
+        return unpacked((await self.client.rpc(command["method"], packed(command["data"]))).data)
 
     async def disconnect(self, _command):
         await self.client.disconnect()

@@ -44,7 +44,7 @@ pub use proxy::Proxy;
 pub use raw::{Response, Tcp, get};
 pub use roamer::{Addresses, Roamer};
 pub use roamers::Roamers;
-pub use sdk::{Sdk, SdkKind};
+pub use sdk::{Encoding, Sdk, SdkKind, go_is_missing};
 pub use stage::{Stage, Tally, judge};
 pub use times::Times;
 pub use traffic::{Outcome, Sent, Traffic};

@@ -20,6 +20,17 @@ pub enum SdkKind {
     JavaScript,
     /// centrifuge-python.
     Python,
+    /// centrifuge-go, which the tests use with Protobuf only.
+    Go,
+}
+
+/// How the SDK encodes the protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Encoding {
+    /// JSON in text frames.
+    Json,
+    /// Protobuf in binary frames.
+    Protobuf,
 }
 
 /// A running SDK client.
@@ -34,17 +45,23 @@ pub struct Sdk {
 
 impl Sdk {
     /// Starts the program; its log goes under `dir`.
-    pub fn start(kind: SdkKind, name: &str, dir: &Path) -> Self {
+    pub fn start(kind: SdkKind, encoding: Encoding, name: &str, dir: &Path) -> Self {
         let installed = installed();
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients");
-        let (program, script, needed) = match kind {
-            SdkKind::JavaScript => (PathBuf::from("node"), "client.cjs", "node_modules/centrifuge"),
-            SdkKind::Python => (installed.join("venv/bin/python"), "client.py", "venv/bin/python"),
+        let (program, mut args, needed) = match kind {
+            SdkKind::JavaScript => {
+                (PathBuf::from("node"), vec![source.join("client.cjs"), installed.clone()], "node_modules/centrifuge")
+            }
+            SdkKind::Python => (installed.join("venv/bin/python"), vec![source.join("client.py")], "venv/bin/python"),
+            SdkKind::Go => (installed.join("go-client"), Vec::new(), "go-client"),
         };
         let needed = installed.join(needed);
         assert!(needed.exists(), "{} is missing: run `make test-deps`", needed.display());
+        if encoding == Encoding::Protobuf && kind != SdkKind::Go {
+            args.push("protobuf".into());
+        }
         let log = dir.join(format!("{name}.log"));
-        let mut process = Process::start_with(name, &program, &[source.join(script), installed], &log, Stdio::piped());
+        let mut process = Process::start_with(name, &program, &args, &log, Stdio::piped());
         let stdin = process.take_stdin().expect("piped");
         Self { process, stdin, last: 0, kept: Vec::new() }
     }
@@ -103,6 +120,11 @@ impl Sdk {
             self.kept.push(event);
         }
     }
+}
+
+/// Why the Go client could not be built on this machine, if it could not.
+pub fn go_is_missing() -> Option<String> {
+    std::fs::read_to_string(installed().join("go-client.missing")).ok()
 }
 
 /// Where `make test-deps` put the SDKs: `ROOMRING_TEST_CLIENTS`, or `clients` in cargo's target directory.

@@ -225,7 +225,7 @@ async fn plain_http(router: SocketAddr) {
     let version = "Sec-WebSocket-Version: 13\r\n";
     let get_of = |path: &str, headers: &str| format!("GET {path} HTTP/1.1\r\nHost: x\r\n{headers}\r\n");
     let socket = "/connection/websocket";
-    let rows: [(&str, String, &[u16]); 10] = [
+    let rows: [(&str, String, &[u16]); 9] = [
         ("a GET to the WebSocket path", get_of(socket, ""), &[400, 426]),
         (
             "a POST to the WebSocket path",
@@ -237,11 +237,6 @@ async fn plain_http(router: SocketAddr) {
         ("a room that is not UTF-8", get_of("/rooms/a%ff", &format!("{upgrade}{version}")), &[400]),
         ("an old version of WebSocket", get_of(socket, &format!("{upgrade}Sec-WebSocket-Version: 8\r\n")), &[400, 426]),
         ("no key", get_of(socket, &format!("Connection: Upgrade\r\nUpgrade: websocket\r\n{version}")), &[400]),
-        (
-            "the Protobuf protocol, not in this release",
-            get_of(socket, &format!("{upgrade}{version}Sec-WebSocket-Protocol: centrifuge-protobuf\r\n")),
-            &[400],
-        ),
         ("an unknown path", get_of("/no/such/path", ""), &[404]),
         ("headers without end", get_of("/", &format!("X: {}\r\n", "x".repeat(200_000))), &[400, 431]),
     ];

@@ -2,24 +2,42 @@
 
 use std::time::Duration;
 
-use roomring_tests::{Client, Cluster, Options, Proxy, Sdk, SdkKind, evidence, holder};
+use roomring_tests::{Client, Cluster, Encoding, Options, Proxy, Sdk, SdkKind, evidence, go_is_missing, holder};
 use serde_json::{Value, json};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn centrifuge_js() {
-    scenario(SdkKind::JavaScript, "js").await;
+    scenario(SdkKind::JavaScript, Encoding::Json, "js").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn centrifuge_js_protobuf() {
+    scenario(SdkKind::JavaScript, Encoding::Protobuf, "js-protobuf").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn centrifuge_python() {
-    scenario(SdkKind::Python, "python").await;
+    scenario(SdkKind::Python, Encoding::Json, "python").await;
 }
 
-async fn scenario(kind: SdkKind, room: &str) {
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn centrifuge_python_protobuf() {
+    scenario(SdkKind::Python, Encoding::Protobuf, "python-protobuf").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn centrifuge_go() {
+    match go_is_missing() {
+        None => scenario(SdkKind::Go, Encoding::Protobuf, "go").await,
+        Some(why) => eprintln!("SKIPPED: centrifuge-go could not be built on this machine: {why}"),
+    }
+}
+
+async fn scenario(kind: SdkKind, encoding: Encoding, room: &str) {
     let mut cluster = Cluster::start(Options::default()).await;
     let routers = [cluster.routers["router-1"].http, cluster.routers["router-2"].http];
     let proxy = Proxy::start(routers[0]).await;
-    let mut ann = Sdk::start(kind, "ann", &cluster.path("."));
+    let mut ann = Sdk::start(kind, encoding, "ann", &cluster.path("."));
     ann.connect(&format!("ws://{}/connection/websocket", proxy.address()), "ann").await;
     ann.ok("subscribe", json!({"room": room})).await;
     let joined = ann.event("subscribed").await;

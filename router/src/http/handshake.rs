@@ -7,6 +7,7 @@ use hyper::header::{
     SEC_WEBSOCKET_VERSION, UPGRADE,
 };
 use hyper::{Method, Request, Response, StatusCode, Version};
+use roomring_proto::client::Format;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::{Answer, reply};
@@ -14,7 +15,7 @@ use super::{Answer, reply};
 /// The subprotocol of the JSON encoding.
 const JSON: &str = "centrifuge-json";
 
-/// The subprotocol of the Protobuf encoding, which this release does not speak.
+/// The subprotocol of the Protobuf encoding.
 const PROTOBUF: &str = "centrifuge-protobuf";
 
 /// A request that is a WebSocket handshake.
@@ -22,6 +23,7 @@ const PROTOBUF: &str = "centrifuge-protobuf";
 pub(super) struct Handshake {
     accept: String,
     protocol: Option<&'static str>,
+    format: Format,
 }
 
 impl Handshake {
@@ -42,22 +44,25 @@ impl Handshake {
         let Some(key) = headers.get(SEC_WEBSOCKET_KEY).filter(|key| key.len() == 24) else {
             return Err(Box::new(reply(StatusCode::BAD_REQUEST, "Sec-WebSocket-Key: expected 24 characters")));
         };
-        Ok(Self { accept: derive_accept_key(key.as_bytes()), protocol: None })
+        Ok(Self { accept: derive_accept_key(key.as_bytes()), protocol: None, format: Format::Json })
     }
 
-    /// Agrees on an encoding of the client protocol. The error is the answer to the request.
-    pub(super) fn negotiate<B>(mut self, request: &Request<B>) -> Result<Self, Box<Answer>> {
+    /// Agrees on an encoding of the client protocol: Protobuf where the subprotocol or the query asks for it, else JSON.
+    pub(super) fn negotiate<B>(mut self, request: &Request<B>) -> Self {
         let query = request.uri().query().unwrap_or_default();
         let asked_in_query = query.split('&').any(|p| p == "format=protobuf" || p == "cf_protocol=protobuf");
         // An empty header, as some clients send it, offers nothing.
-        if has_token(request.headers(), SEC_WEBSOCKET_PROTOCOL.as_str(), JSON) {
-            self.protocol = Some(JSON);
-        } else if asked_in_query || has_token(request.headers(), SEC_WEBSOCKET_PROTOCOL.as_str(), PROTOBUF) {
-            let text =
-                "centrifuge-protobuf is not spoken by this release: use JSON (centrifuge-json, or no subprotocol)";
-            return Err(Box::new(reply(StatusCode::BAD_REQUEST, text)));
+        let offered = |token: &str| has_token(request.headers(), SEC_WEBSOCKET_PROTOCOL.as_str(), token);
+        self.protocol = [PROTOBUF, JSON].into_iter().find(|protocol| offered(protocol));
+        if asked_in_query || self.protocol == Some(PROTOBUF) {
+            self.format = Format::Protobuf;
         }
-        Ok(self)
+        self
+    }
+
+    /// The encoding agreed on.
+    pub(super) fn format(&self) -> Format {
+        self.format
     }
 
     /// The answer that switches protocols.

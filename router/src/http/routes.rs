@@ -15,7 +15,7 @@ use tokio::net::TcpStream;
 use super::handshake::Handshake;
 use super::{App, Readiness, query};
 use crate::backend::Backend;
-use crate::session::{Centrifuge, ClientId, Machine, Plain, User, task};
+use crate::session::{Centrifuge, ClientId, Machine, Plain, Transport, User, task};
 
 /// An answer to a request.
 pub(super) type Answer = Response<Full<Bytes>>;
@@ -107,9 +107,12 @@ fn room<B: Backend>(app: &App<B>, query: Option<&str>) -> Result<Answer, Box<Ans
 }
 
 fn centrifuge<B: Backend>(app: &Arc<App<B>>, request: Request<Incoming>) -> Result<Answer, Box<Answer>> {
-    let handshake = Handshake::of(&request)?.negotiate(&request)?;
+    let handshake = Handshake::of(&request)?.negotiate(&request);
     let user = user(&request)?;
-    let session = Centrifuge::new(app.limits, ClientId(rand::random()), user, rand::random());
+    let native_pings =
+        query::value(request.uri().query(), "cf_ws_frame_ping_pong").is_ok_and(|v| v.as_deref() == Some("true"));
+    let transport = Transport { format: handshake.format(), native_pings };
+    let session = Centrifuge::new(app.limits, transport, ClientId(rand::random()), user, rand::random());
     upgrade(app, request, &handshake, session)
 }
 

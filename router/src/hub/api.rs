@@ -8,6 +8,7 @@ use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use roomring_proto::client::Format;
 use roomring_proto::close::{CloseCode, ErrorCode};
 use roomring_proto::{Epoch, RoomId, Seq, v1};
 
@@ -17,8 +18,8 @@ use crate::frame::Frame;
 /// How a client wants its pushes encoded. A push is encoded once per codec and room, and the bytes are shared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Codec {
-    /// Centrifuge client protocol, JSON.
-    Json,
+    /// Centrifuge client protocol.
+    Centrifuge(Format),
     /// One JSON line per event, at `/rooms/{room}`.
     Plain,
 }

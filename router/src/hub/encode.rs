@@ -2,7 +2,7 @@
 
 use std::cell::OnceCell;
 
-use roomring_proto::client::{json, plain};
+use roomring_proto::client::{Format, Push, plain};
 use roomring_proto::{Epoch, RoomId, v1};
 
 use super::api::Codec;
@@ -16,6 +16,16 @@ pub(super) enum Event<'a> {
     Leave(&'a v1::ClientInfo),
 }
 
+impl<'a> From<Event<'a>> for Push<'a> {
+    fn from(event: Event<'a>) -> Self {
+        match event {
+            Event::Publication(publication) => Self::Publication(publication),
+            Event::Join(info) => Self::Join(info),
+            Event::Leave(info) => Self::Leave(info),
+        }
+    }
+}
+
 /// One event of a room, encoded when the first member of a codec needs it, and shared by all others of that codec.
 #[derive(Debug)]
 pub(super) struct Encoded<'a> {
@@ -23,25 +33,25 @@ pub(super) struct Encoded<'a> {
     epoch: Epoch,
     event: Event<'a>,
     json: OnceCell<Frame>,
+    protobuf: OnceCell<Frame>,
     plain: OnceCell<Frame>,
 }
 
 impl<'a> Encoded<'a> {
     pub(super) fn new(room: &'a RoomId, epoch: Epoch, event: Event<'a>) -> Self {
-        Self { room, epoch, event, json: OnceCell::new(), plain: OnceCell::new() }
+        Self { room, epoch, event, json: OnceCell::new(), protobuf: OnceCell::new(), plain: OnceCell::new() }
     }
 
     /// The push for members that speak `codec`.
     pub(super) fn get(&self, codec: Codec) -> Frame {
         let room = self.room.as_str();
         match codec {
-            Codec::Json => self.json.get_or_init(|| {
-                Frame::text(&match self.event {
-                    Event::Publication(publication) => json::publication_push(room, publication),
-                    Event::Join(info) => json::join_push(room, info),
-                    Event::Leave(info) => json::leave_push(room, info),
-                })
-            }),
+            Codec::Centrifuge(Format::Json) => {
+                self.json.get_or_init(|| Frame::text(&Format::Json.push(room, &self.event.into())))
+            }
+            Codec::Centrifuge(Format::Protobuf) => {
+                self.protobuf.get_or_init(|| Frame::binary(&Format::Protobuf.push(room, &self.event.into())))
+            }
             Codec::Plain => self.plain.get_or_init(|| {
                 Frame::text(&match self.event {
                     Event::Publication(publication) => plain::message(room, self.epoch, publication),

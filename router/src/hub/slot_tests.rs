@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use roomring_control::clock::Time;
+use roomring_proto::client::Format;
 use roomring_proto::{Epoch, Incarnation, PlacementRef, Seq, SlotId, Term, Uid, Version, v1};
 use v1::node_message::Kind as FromNode;
 use v1::refusal::Reason;
@@ -673,7 +674,7 @@ fn a_large_slot_is_attached_in_parts() {
             queue,
             user: String::new(),
             conn_info: conn_info.clone(),
-            codec: Codec::Json,
+            codec: Codec::Centrifuge(Format::Json),
         };
         let who = Arc::new(who);
         rig.command(Command::Subscribe {

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use roomring_proto::client::Format;
 use roomring_proto::{Epoch, Generation, Lsn, RoomId, Term, Uid, v1};
 use v1::node_message::Kind as FromNode;
 use v1::refusal::Reason;
@@ -19,7 +20,7 @@ pub(super) const SLOT: u32 = 5;
 pub(super) fn client(id: &str) -> Arc<Client> {
     let queue = ClientQueue::new(usize::MAX / 2);
     let (id, user) = (id.to_owned(), format!("user-{id}"));
-    Arc::new(Client { id, user, conn_info: Bytes::new(), codec: Codec::Json, queue })
+    Arc::new(Client { id, user, conn_info: Bytes::new(), codec: Codec::Centrifuge(Format::Json), queue })
 }
 
 /// What the client was told since it was asked last.

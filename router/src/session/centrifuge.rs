@@ -4,19 +4,21 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use roomring_proto::client::{self, Answer, Connect, Connected, Reply, Request, Subscribe, json};
+use bytes::Bytes;
+use roomring_proto::client::{self, Answer, Connect, Connected, Format, Push, Reply, Request, Subscribe, json};
 use roomring_proto::close::{CloseCode, ErrorCode};
 use roomring_proto::{RoomId, Seq};
 
 use super::rpc::{self, PublishCall};
-use super::{ClientId, IN_FLIGHT, Input, Limits, Machine, Output, User};
+use super::{ClientId, IN_FLIGHT, Input, Limits, Machine, Output, Transport, User};
 use crate::hub::api::{Client, ClientPosition, Codec, Command, ToClient};
 use crate::hub::queue::ClientQueue;
 
-/// A session of the Centrifuge client protocol, JSON.
+/// A session of the Centrifuge client protocol.
 #[derive(Debug)]
 pub struct Centrifuge {
     limits: Limits,
+    transport: Transport,
     id: ClientId,
     /// Named in the URL; the connect data wins.
     user: User,
@@ -74,9 +76,10 @@ const BAD_REQUEST: Fatal = Fatal(CloseCode::BAD_REQUEST);
 
 impl Centrifuge {
     /// A session that waits for its connect command. `ping_phase` is a random number from 0 to 1.
-    pub fn new(limits: Limits, id: ClientId, user: User, ping_phase: f64) -> Self {
+    pub fn new(limits: Limits, transport: Transport, id: ClientId, user: User, ping_phase: f64) -> Self {
         Self {
             limits,
+            transport,
             id,
             user,
             ping_phase,
@@ -86,13 +89,17 @@ impl Centrifuge {
         }
     }
 
+    fn reply(&self, id: u32, result: Result<Answer, ErrorCode>) -> Output {
+        Output::Write(self.transport.format.reply(&Reply { id, result }))
+    }
+
     fn close(&mut self, code: CloseCode, out: &mut Vec<Output>) {
         self.stage = Stage::Closed { client: self.client().cloned() };
         out.push(Output::Close(code));
     }
 
     fn on_frame(&mut self, now: Instant, frame: &[u8], out: &mut Vec<Output>) {
-        for command in json::decode(frame) {
+        for command in self.transport.format.decode(frame) {
             let handled = match command {
                 Ok(command) => self.on_command(now, command, out),
                 Err(e) => {
@@ -123,10 +130,10 @@ impl Centrifuge {
             Request::Pong => return self.on_pong(),
             Request::Send => return Err(Fatal(CloseCode::NOT_AVAILABLE)),
             // No token expires here.
-            Request::Refresh => return Err(BAD_REQUEST),
-            Request::SubRefresh { channel } => named(&channel).map(|_| Err(ErrorCode::NOT_AVAILABLE))?,
+            Request::Refresh { .. } => return Err(BAD_REQUEST),
+            Request::SubRefresh { channel, .. } => named(&channel).map(|_| Err(ErrorCode::NOT_AVAILABLE))?,
             Request::Ping => {
-                out.push(reply(id, Ok(Answer::Ping)));
+                out.push(self.reply(id, Ok(Answer::Ping)));
                 return Ok(());
             }
             Request::Subscribe(subscribe) => self.on_subscribe(id, client, &subscribe)?,
@@ -140,7 +147,9 @@ impl Centrifuge {
                 let (room, data, id_given) = publish;
                 (Asked::Publish, Command::Publish { request: id, room, client, data, id: id_given })
             }),
-            Request::Rpc { method, data } if method == rpc::PUBLISH => PublishCall::parse(&data)
+            Request::Rpc { method, data } if method == rpc::PUBLISH => self
+                .json(data)
+                .and_then(|data| PublishCall::parse(&data))
                 .and_then(|call| self.publish(Ok(call.room), call.data, call.id))
                 .map(|(room, data, id_given)| {
                     (Asked::RpcPublish, Command::Publish { request: id, room, client, data, id: id_given })
@@ -162,7 +171,7 @@ impl Centrifuge {
                 self.in_flight.insert(id, asked);
                 out.push(Output::Hub(command));
             }
-            Err(error) => out.push(reply(id, Err(error))),
+            Err(error) => out.push(self.reply(id, Err(error))),
         }
         Ok(())
     }
@@ -176,15 +185,15 @@ impl Centrifuge {
             Ok(user) => user.unwrap_or_else(|| std::mem::take(&mut self.user)),
             Err(e) => {
                 tracing::debug!(client = %self.id, error = %e, "connect refused");
-                out.push(reply(id, Err(ErrorCode::BAD_REQUEST)));
+                out.push(self.reply(id, Err(ErrorCode::BAD_REQUEST)));
                 return Err(BAD_REQUEST);
             }
         };
         let client = Arc::new(Client {
             id: self.id.to_string(),
             user: user.into_string(),
-            conn_info: bytes::Bytes::new(),
-            codec: Codec::Json,
+            conn_info: Bytes::new(),
+            codec: Codec::Centrifuge(self.transport.format),
             queue: ClientQueue::new(self.limits.queue_bytes),
         });
         tracing::debug!(client = %self.id, user = %client.user, sdk = %connect.name, "connected");
@@ -192,10 +201,14 @@ impl Centrifuge {
             client: client.id.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             // Announced in whole seconds; a little more than true does no harm, less would.
-            ping: u32::try_from(self.limits.ping.as_millis().div_ceil(1_000)).unwrap_or(u32::MAX),
-            pong: true,
+            ping: match self.transport.native_pings {
+                true => 0,
+                false => u32::try_from(self.limits.ping.as_millis().div_ceil(1_000)).unwrap_or(u32::MAX),
+            },
+            pong: !self.transport.native_pings,
+            ..Connected::default()
         };
-        out.push(reply(id, Ok(Answer::Connect(connected))));
+        out.push(self.reply(id, Ok(Answer::Connect(connected))));
         let first = self.limits.ping.mul_f64(0.5 + self.ping_phase.clamp(0.0, 1.0) / 2.0);
         self.stage = Stage::Open { client, next_ping: now + first, pong_due: None };
         Ok(())
@@ -208,6 +221,14 @@ impl Centrifuge {
         };
         // One that no ping asked for breaks the protocol.
         due.map(|_| ()).ok_or(BAD_REQUEST)
+    }
+
+    fn on_native_pong(&mut self) {
+        if let Stage::Open { pong_due, .. } = &mut self.stage
+            && self.transport.native_pings
+        {
+            *pong_due = None;
+        }
     }
 
     fn on_subscribe(&self, id: u32, client: Arc<Client>, wanted: &Subscribe) -> Result<ToHub, Fatal> {
@@ -252,25 +273,29 @@ impl Centrifuge {
                 self.in_flight.insert(id, Asked::Unsubscribe);
                 out.push(Output::Hub(Command::Unsubscribe { request: Some(id), room, client }));
             }
-            Some((_, Membership::Dropped)) | None => out.push(reply(id, Ok(Answer::Unsubscribe))),
+            Some((_, Membership::Dropped)) | None => out.push(self.reply(id, Ok(Answer::Unsubscribe))),
         }
         Ok(())
     }
 
-    fn publish(
-        &self,
-        room: Named,
-        data: bytes::Bytes,
-        id: String,
-    ) -> Result<(RoomId, bytes::Bytes, String), ErrorCode> {
+    fn publish(&self, room: Named, data: Bytes, id: String) -> Result<(RoomId, Bytes, String), ErrorCode> {
         let room = room?;
         if data.is_empty() {
             return Err(ErrorCode::BAD_REQUEST);
         }
+        let data = self.json(data)?;
         if !self.limits.publish_without_join && !self.rooms.contains_key(&room) {
             return Err(ErrorCode::PERMISSION_DENIED);
         }
         Ok((room, data, id))
+    }
+
+    /// A payload that members of either encoding can be given: one that came in JSON was read as such already.
+    fn json(&self, data: Bytes) -> Result<Bytes, ErrorCode> {
+        match self.transport.format {
+            Format::Json => Ok(data),
+            Format::Protobuf => json::embeddable(&data).map_err(|_| ErrorCode::BAD_REQUEST),
+        }
     }
 
     /// A room that the client may look into.
@@ -341,7 +366,7 @@ impl Centrifuge {
     fn answer(&mut self, request: u32, asked: Asked, result: Result<Answer, ErrorCode>, out: &mut Vec<Output>) {
         if self.in_flight.get(&request) == Some(&asked) {
             self.in_flight.remove(&request);
-            out.push(reply(request, result));
+            out.push(self.reply(request, result));
         } else {
             tracing::warn!(client = %self.id, request, ?asked, "answer to a command that was not asked");
         }
@@ -353,7 +378,7 @@ impl Centrifuge {
         if self.rooms.get(&room) != Some(&Membership::Joined) {
             return;
         }
-        out.push(Output::Write(json::unsubscribe_push(room.as_str(), code)));
+        out.push(Output::Write(self.transport.format.push(room.as_str(), &Push::Unsubscribe(code))));
         if code == CloseCode::UNSUBSCRIBED {
             self.rooms.remove(&room);
         } else {
@@ -368,7 +393,10 @@ impl Centrifuge {
             Stage::Open { next_ping, pong_due, .. } if *next_ping <= now => {
                 *next_ping = now + self.limits.ping;
                 pong_due.get_or_insert(now + self.limits.pong_timeout);
-                out.push(Output::Write(json::PING));
+                out.push(match self.transport.native_pings {
+                    true => Output::Ping,
+                    false => Output::Write(self.transport.format.ping()),
+                });
                 None
             }
             Stage::New { .. } | Stage::Open { .. } | Stage::Closed { .. } => None,
@@ -392,8 +420,12 @@ impl Machine for Centrifuge {
             Input::Message { data, .. } => self.on_frame(now, data, out),
             Input::Hub(event) => self.on_hub(event, out),
             Input::Tick => self.on_tick(now, out),
-            Input::Pong => {}
+            Input::Pong => self.on_native_pong(),
         }
+    }
+
+    fn binary(&self) -> bool {
+        self.transport.format == Format::Protobuf
     }
 
     fn next_deadline(&self) -> Option<Instant> {
@@ -432,12 +464,10 @@ fn named(channel: &str) -> Result<Named, Fatal> {
     Ok(RoomId::new(channel).map_err(|_| ErrorCode::BAD_REQUEST))
 }
 
-fn reply(id: u32, result: Result<Answer, ErrorCode>) -> Output {
-    Output::Write(json::encode(&Reply { id, result }))
-}
-
 fn subscribed(s: crate::hub::api::Subscribed) -> Answer {
     Answer::Subscribe(client::Subscribed {
+        ttl: None,
+        recoverable: true,
         epoch: s.position.epoch,
         offset: s.position.seq,
         was_recovering: s.was_recovering,

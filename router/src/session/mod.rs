@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use roomring_proto::RoomId;
+use roomring_proto::client::Format;
 use roomring_proto::close::CloseCode;
 
 use crate::hub::api::{Client, Command, ToClient};
@@ -41,7 +42,7 @@ pub enum Input<'a> {
 /// What a session wants done, in order.
 #[derive(Debug)]
 pub enum Output {
-    /// A text frame.
+    /// A text frame, or a binary one: see [`Machine::binary`].
     Write(Bytes),
     /// A native WebSocket ping.
     Ping,
@@ -59,6 +60,11 @@ pub trait Machine {
     /// Takes one input. After an [`Output::Close`] inputs are ignored.
     fn handle(&mut self, now: Instant, input: Input<'_>, out: &mut Vec<Output>);
 
+    /// What is written goes into binary frames.
+    fn binary(&self) -> bool {
+        false
+    }
+
     /// When [`Input::Tick`] is due.
     fn next_deadline(&self) -> Option<Instant>;
 
@@ -67,6 +73,15 @@ pub trait Machine {
 
     /// The memberships to be ended when the connection is gone.
     fn rooms(&self) -> Vec<RoomId>;
+}
+
+/// How a connection is spoken on. Fixed when it is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Transport {
+    /// The encoding.
+    pub format: Format,
+    /// Native WebSocket pings instead of the protocol's, for tools that answer those by themselves.
+    pub native_pings: bool,
 }
 
 /// A client's share of the server.

@@ -267,7 +267,7 @@ where
             let mut outputs = std::mem::take(&mut self.outputs);
             for output in outputs.drain(..) {
                 match output {
-                    Output::Write(message) => own.push(Frame::text(&message)),
+                    Output::Write(message) => own.push(frame(&*self.machine, &message)),
                     Output::Ping => own.push(Frame::PING),
                     Output::Hub(command) => match self.send(command, overloaded).await {
                         Ok(taken) => overloaded = !taken,
@@ -331,7 +331,7 @@ where
             machine.handle(now, Input::Hub(event), outputs);
             for output in outputs.split_off(before) {
                 match output {
-                    Output::Write(message) => frames.push(Frame::text(&message)),
+                    Output::Write(message) => frames.push(frame(&**machine, &message)),
                     Output::Ping => frames.push(Frame::PING),
                     Output::Hub(_) => outputs.push(output),
                     Output::Close(code) => {
@@ -375,6 +375,11 @@ where
             let _cut = timeout(LINGER, drained).await;
         }
     }
+}
+
+/// A message of the machine, as it goes out.
+fn frame(machine: &impl Machine, message: &[u8]) -> Frame {
+    if machine.binary() { Frame::binary(message) } else { Frame::text(message) }
 }
 
 fn now() -> std::time::Instant {

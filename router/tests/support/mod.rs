@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
-use roomring_proto::client::{json, plain};
+use roomring_proto::client::{Format, Push, plain};
 use roomring_proto::close::CloseCode;
 use roomring_proto::{Epoch, Generation, Lsn, NodeId, RoomId, Seq, Uid, v1};
 use roomring_router::http::{App, Readiness, bind, serve};
@@ -83,11 +83,15 @@ impl Room {
         self.seq += 1;
         let info = by.map(|c| v1::ClientInfo { user: c.user.clone(), client: c.id.clone(), ..Default::default() });
         let publication = v1::Publication { seq: self.seq, data, info, id: id.to_owned(), ..Default::default() };
-        let json = json::publication_push(room.as_str(), &publication);
+        let push = Push::Publication(&publication);
         let line = plain::message(room.as_str(), EPOCH, &publication);
         for member in self.members.values() {
-            let message = if member.codec == Codec::Json { &json } else { &line };
-            member.queue.push(ToClient::Push(Frame::text(message)));
+            let frame = match member.codec {
+                Codec::Centrifuge(Format::Json) => Frame::text(&Format::Json.push(room.as_str(), &push)),
+                Codec::Centrifuge(Format::Protobuf) => Frame::binary(&Format::Protobuf.push(room.as_str(), &push)),
+                Codec::Plain => Frame::text(&line),
+            };
+            member.queue.push(ToClient::Push(frame));
             member.queue.flush();
         }
     }
@@ -199,7 +203,15 @@ impl Edge {
     }
 
     pub(crate) async fn open(&self, path: &str) -> Ws {
-        let request = format!("ws://{}{path}", self.address).into_client_request().unwrap();
+        self.open_as(path, None).await
+    }
+
+    /// Offers a subprotocol, which must be agreed to.
+    pub(crate) async fn open_as(&self, path: &str, protocol: Option<&'static str>) -> Ws {
+        let mut request = format!("ws://{}{path}", self.address).into_client_request().unwrap();
+        if let Some(protocol) = protocol {
+            request.headers_mut().insert("Sec-WebSocket-Protocol", protocol.parse().unwrap());
+        }
         let (ws, _) = tokio_tungstenite::client_async(request, self.tcp().await).await.unwrap();
         Ws(ws)
     }
@@ -293,6 +305,14 @@ impl Ws {
         match self.next().await {
             Some(Message::Text(text)) => text.to_string(),
             other => panic!("a text frame, not {other:?}"),
+        }
+    }
+
+    /// The next binary frame.
+    pub(crate) async fn binary(&mut self) -> Vec<u8> {
+        match self.next().await {
+            Some(Message::Binary(bytes)) => bytes.to_vec(),
+            other => panic!("a binary frame, not {other:?}"),
         }
     }
 

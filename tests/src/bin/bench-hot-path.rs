@@ -17,6 +17,7 @@ use roomring_control::clock::Time;
 use roomring_control::placement::{Placement, RingParams, Settings, SlotRecord};
 use roomring_node::core::{Event, Moment, Part, Shard};
 use roomring_node::slot::{self, LinkId};
+use roomring_proto::client::Format;
 use roomring_proto::{Generation, Incarnation, RoomId, Seat, SlotId, Term, Uid, Version, v1};
 use roomring_router::hub::api::{Client, Codec, Command, ToClient};
 use roomring_router::hub::core::{Link, Output, Route, Slot};
@@ -158,12 +159,12 @@ impl World {
                 id: format!("client-{n}"),
                 user: format!("user-{n}"),
                 conn_info: Bytes::new(),
-                codec: Codec::Json,
+                codec: Codec::Centrifuge(Format::Json),
                 queue: ClientQueue::new(1 << 20),
             })
         };
         let mut world = Self {
-            router: Slot::new(SLOT, Duration::from_secs(4)),
+            router: Slot::new(SLOT, Duration::from_secs(4), Arc::default()),
             nodes: NODES.map(|me| Shard::new(Part { index: 0, of: 1 }, me)),
             clients: (0..members).map(client).collect(),
             room: RoomId::new("room").expect("a room's name"),

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use roomring_proto::client::Format;
 use roomring_proto::close::ErrorCode;
 use roomring_proto::v1::router_message::Kind as ToNode;
 use roomring_router::hub::api::{Client, Codec, ToClient};
@@ -55,5 +56,11 @@ pub(super) fn spoil_presence(mutant: Option<Mutant>, message: &mut ToNode) {
 /// A client in whose name a router sends again what was of unknown outcome.
 pub(super) fn nobody() -> Arc<Client> {
     let (id, user) = ("nobody".to_owned(), "nobody".to_owned());
-    Arc::new(Client { id, user, conn_info: Bytes::new(), codec: Codec::Json, queue: ClientQueue::new(1 << 20) })
+    Arc::new(Client {
+        id,
+        user,
+        conn_info: Bytes::new(),
+        codec: Codec::Centrifuge(Format::Json),
+        queue: ClientQueue::new(1 << 20),
+    })
 }

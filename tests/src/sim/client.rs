@@ -8,6 +8,7 @@ use bytes::Bytes;
 use rand::Rng;
 use rand::rngs::StdRng;
 use roomring_control::clock::Time;
+use roomring_proto::client::Format;
 use roomring_proto::close::ErrorCode;
 use roomring_proto::{RoomId, Seq};
 use roomring_router::hub::api::{self, ClientPosition, Codec, Command, ToClient};
@@ -92,8 +93,13 @@ impl Client {
         let id = format!("c{}.{}", self.index, self.connections);
         let user = format!("user-{}", self.index);
         let queue = ClientQueue::new(64 << 20);
-        self.handle =
-            Some(Arc::new(api::Client { id, user: user.clone(), conn_info: Bytes::new(), codec: Codec::Json, queue }));
+        self.handle = Some(Arc::new(api::Client {
+            id,
+            user: user.clone(),
+            conn_info: Bytes::new(),
+            codec: Codec::Centrifuge(Format::Json),
+            queue,
+        }));
         self.router = Some(router);
         self.note(now, What::Opened { user });
     }
