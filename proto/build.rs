@@ -31,6 +31,8 @@ fn main() -> std::io::Result<()> {
     for message in COMPARED {
         config = config.type_attribute(format!(".roomring.v1.{message}"), "#[derive(Eq, Hash)]");
     }
+    // Seldom there, and publishes are many.
+    config = config.boxed(".roomring.v1.Publish.keeps");
     config.file_descriptor_set_path(descriptors).compile_protos(&files, &["proto".to_string()])?;
     // Not part of what gRPC reflection shows.
     let client = tonic_prost_build::configure().bytes(".").btree_map(".").build_server(false).build_client(false);

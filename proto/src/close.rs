@@ -50,6 +50,10 @@ errors! {
     BAD_REQUEST = 107 "bad request" false;
     /// Not enabled here.
     NOT_AVAILABLE = 108 "not available" false;
+    /// The token was good once: the application has to make another.
+    TOKEN_EXPIRED = 109 "token expired" false;
+    /// The time of a connection or membership is over.
+    EXPIRED = 110 "expired" false;
     /// Too fast.
     TOO_MANY_REQUESTS = 111 "too many requests" true;
     /// History since an unknown epoch.
@@ -63,6 +67,8 @@ closes! {
     SHUTDOWN = 3001 "shutdown";
     /// A fault of the server: reconnect.
     INTERNAL_SERVER_ERROR = 3004 "internal server error";
+    /// Its token was not renewed in time: reconnect with another.
+    CONNECTION_EXPIRED = 3005 "connection expired";
     /// The client did not read fast enough: reconnect and recover.
     SLOW = 3008 "slow";
     /// Position lost on a server-side subscription: reconnect.
@@ -71,6 +77,8 @@ closes! {
     FORCE_RECONNECT = 3011 "force reconnect";
     /// No pong in time: reconnect.
     NO_PONG = 3012 "no pong";
+    /// A token that never was good, or is another's.
+    INVALID_TOKEN = 3500 "invalid token";
     /// A frame that breaks the protocol.
     BAD_REQUEST = 3501 "bad request";
     /// No connect command in time.
@@ -79,6 +87,8 @@ closes! {
     FORCE_DISCONNECT = 3503 "force disconnect";
     /// Too many connections.
     CONNECTION_LIMIT = 3504 "connection limit";
+    /// Its token names too many rooms.
+    CHANNEL_LIMIT = 3505 "channel limit";
     /// JSON asked for, but a payload is not JSON.
     INAPPROPRIATE_PROTOCOL = 3506 "inappropriate protocol";
     /// `send` is not enabled here.
@@ -87,4 +97,6 @@ closes! {
     UNSUBSCRIBED = 2000 "server unsubscribe";
     /// The position of a subscription was lost: subscribe again and recover.
     UNSUBSCRIBED_INSUFFICIENT_STATE = 2500 "insufficient state";
+    /// A membership was not refreshed in time: subscribe again with another token.
+    UNSUBSCRIBED_EXPIRED = 2501 "subscription expired";
 }

@@ -3,6 +3,8 @@
 use bytes::Bytes;
 use roomring_proto::{Generation, Incarnation, Lsn, Malformed, RoomId, Seq, Term, v1};
 
+use crate::room::Keeps;
+
 /// An entry of a slot's log. `(generation, term, lsn)` names it: equal names, equal entries.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Entry {
@@ -25,6 +27,8 @@ pub enum Body {
     Create {
         /// The room.
         room: RoomId,
+        /// What it keeps.
+        keeps: Keeps,
     },
     /// A publication.
     Publish {
@@ -94,7 +98,7 @@ impl Entry {
     /// The room it is about; `None` if about the whole slot.
     pub fn room(&self) -> Option<&RoomId> {
         match &self.body {
-            Body::Create { room }
+            Body::Create { room, .. }
             | Body::Publish { room, .. }
             | Body::Join { room, .. }
             | Body::Leave { room, .. }
@@ -146,7 +150,7 @@ impl From<&Entry> for v1::Entry {
     fn from(e: &Entry) -> Self {
         use v1::entry::Body as B;
         let body = match &e.body {
-            Body::Create { .. } => B::Create(v1::CreateRoom {}),
+            Body::Create { keeps, .. } => B::Create(v1::CreateRoom { keeps: (*keeps).into() }),
             Body::Publish { publish, .. } => B::Publish(v1::PublishEntry {
                 seq: publish.seq.0,
                 data: publish.data.clone(),
@@ -180,7 +184,7 @@ impl TryFrom<v1::Entry> for Entry {
         let missing = |what: &str| Malformed(format!("entry {} lacks {what}", e.lsn));
         let room = || RoomId::new(&e.room);
         let body = match e.body.ok_or_else(|| missing("a body that this release knows"))? {
-            B::Create(_) => Body::Create { room: room()? },
+            B::Create(c) => Body::Create { room: room()?, keeps: c.keeps.into() },
             B::Publish(p) => Body::Publish {
                 room: room()?,
                 publish: Publish {

@@ -1,10 +1,16 @@
 //! The router's settings.
 
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
 use roomring_control::daemon::config::Settings;
 use roomring_control::daemon::telemetry::LogFormat;
 use roomring_control::daemon::{ByteSize, Invalid, Span};
 use roomring_proto::{NodeId, limits};
 use serde::{Deserialize, Serialize};
+
+use crate::auth::{Auth, Hmac};
+use crate::namespaces::{Namespaces, Options};
 
 /// Command line of `roomring-router`.
 #[derive(Debug, clap::Parser, Serialize)]
@@ -34,9 +40,21 @@ pub struct Flags {
     /// Serve the chat page at / [default: true]
     #[arg(long, env = "ROOMRING_PAGE", value_name = "BOOL")]
     page: Option<bool>,
-    /// Clients may publish to rooms they have not joined [default: false]
-    #[arg(long, env = "ROOMRING_PUBLISH_WITHOUT_JOIN", value_name = "BOOL")]
-    publish_without_join: Option<bool>,
+    /// File with the secret that clients' tokens are signed with, HS256, HS384 or HS512
+    #[arg(long, env = "ROOMRING_TOKEN_SECRET_FILE", value_name = "PATH")]
+    token_secret_file: Option<PathBuf>,
+    /// What tokens must have in `iss` [default: not looked at]
+    #[arg(long, env = "ROOMRING_TOKEN_ISSUER", value_name = "TEXT")]
+    token_issuer: Option<String>,
+    /// What tokens must have in `aud` [default: not looked at]
+    #[arg(long, env = "ROOMRING_TOKEN_AUDIENCE", value_name = "TEXT")]
+    token_audience: Option<String>,
+    /// Clients may connect without a token, as nobody [default: false]
+    #[arg(long, env = "ROOMRING_ANONYMOUS", value_name = "BOOL")]
+    anonymous: Option<bool>,
+    /// Clients without a token are who they say they are [default: true without token_secret_file]
+    #[arg(long, env = "ROOMRING_INSECURE_NAMES", value_name = "BOOL")]
+    insecure_names: Option<bool>,
     /// A publish that no primary took by then is refused, and every other command is answered by then [default: 4s]
     #[arg(long, env = "ROOMRING_PUBLISH_DEADLINE")]
     publish_deadline: Option<Span>,
@@ -103,9 +121,23 @@ pub struct Config {
     /// Serve the chat page.
     #[serde(default = "page")]
     pub page: bool,
-    /// Publishing takes no membership.
+    /// Where the secret of clients' tokens is; `None` = tokens are not looked at.
+    pub token_secret_file: Option<PathBuf>,
+    /// What tokens must have in `iss`.
+    pub token_issuer: Option<String>,
+    /// What tokens must have in `aud`.
+    pub token_audience: Option<String>,
+    /// Clients may connect without a token, as nobody.
     #[serde(default)]
-    pub publish_without_join: bool,
+    pub anonymous: bool,
+    /// Clients without a token are who they say they are; `None` = if there are no tokens.
+    pub insecure_names: Option<bool>,
+    /// Options of rooms outside of any namespace. In a file only.
+    #[serde(default)]
+    pub rooms: Options,
+    /// Options of rooms by their namespace. In a file only.
+    #[serde(default)]
+    pub namespaces: BTreeMap<String, Options>,
     /// By then every command is answered. Under the 5 s after which SDKs give up themselves.
     #[serde(default = "publish_deadline")]
     pub publish_deadline: Span,
@@ -176,6 +208,7 @@ impl Settings for Config {
         if let Some(listen) = &self.watch_listen {
             host_port("watch_listen", listen)?;
         }
+        self.namespaces().check()?;
         positive(self.publish_deadline, "publish_deadline")?;
         let rooms = self.rooms_per_connection;
         rule((1..=MOST_ROOMS).contains(&rooms), "rooms_per_connection", &format!("must be 1 to {MOST_ROOMS}"))?;
@@ -193,6 +226,34 @@ impl Settings for Config {
         positive(self.stop_grace, "stop_grace")?;
         let in_time = self.drain_spread.is_none_or(|spread| spread < self.stop_grace);
         rule(in_time, "drain_spread", "must be under stop_grace")
+    }
+}
+
+impl Config {
+    /// What holds in rooms.
+    pub fn namespaces(&self) -> Namespaces {
+        Namespaces::new(self.rooms.clone(), self.namespaces.clone())
+    }
+
+    /// How clients are told apart, with the secret of [`Self::token_secret_file`].
+    ///
+    /// # Errors
+    /// If the secret can't be used.
+    pub fn auth(&self) -> Result<Auth, Invalid> {
+        let bad =
+            |path: &Path, problem: String| Invalid::new("token_secret_file", format!("{}: {problem}", path.display()));
+        let tokens = match &self.token_secret_file {
+            Some(path) => {
+                let secret = std::fs::read(path).map_err(|e| bad(path, e.to_string()))?;
+                let (issuer, audience) = (self.token_issuer.clone(), self.token_audience.clone());
+                // Editors and `echo` end files with a newline.
+                let tokens = Hmac::new(secret.trim_ascii_end(), issuer, audience);
+                Some(tokens.map_err(|e| bad(path, e.to_string()))?)
+            }
+            None => None,
+        };
+        let insecure_names = self.insecure_names.unwrap_or(tokens.is_none());
+        Ok(Auth { tokens, anonymous: self.anonymous, insecure_names })
     }
 }
 
@@ -262,7 +323,9 @@ mod tests {
         let config = with(&[]).unwrap();
         assert_eq!(config.id.as_str(), "router-1");
         assert_eq!(config.http, "127.0.0.1:8000");
-        assert!(config.page && !config.publish_without_join);
+        assert!(config.page && !config.anonymous);
+        let auth = config.auth().unwrap();
+        assert!(auth.tokens.is_none() && auth.insecure_names);
         assert_eq!(config.publish_deadline, Span::secs(4));
     }
 
@@ -273,7 +336,7 @@ mod tests {
             "--etcd=http://a:1,http://b:2",
             "--http=[::1]:0",
             "--page=false",
-            "--publish-without-join=true",
+            "--anonymous=true",
             "--rooms-per-connection=3",
             "--client-queue-bytes=2MiB",
             "--max-message-bytes=4KiB",
@@ -284,7 +347,7 @@ mod tests {
         .unwrap();
         assert_eq!((config.cluster.as_str(), config.etcd.len(), config.page), ("c", 2, false));
         assert_eq!((config.rooms_per_connection, config.max_message_bytes), (3, ByteSize(4096)));
-        assert_eq!((config.publish_without_join, config.log_format), (true, LogFormat::Json));
+        assert_eq!((config.anonymous, config.log_format), (true, LogFormat::Json));
     }
 
     #[test]
@@ -308,6 +371,37 @@ mod tests {
             let error = with(&[flag]).unwrap_err();
             assert!(error.starts_with(says), "{flag}: {error}");
             assert_eq!(error.lines().count(), 1);
+        }
+    }
+
+    #[test]
+    fn namespaces_and_the_secret_come_from_files() {
+        let dir = tempfile::tempdir().unwrap();
+        let (secret, file) = (dir.path().join("secret"), dir.path().join("router.toml"));
+        let text = format!(
+            "token_secret_file = {secret:?}\n[rooms]\npublish = \"anyone\"\n[namespaces.chat]\nhistory_size = 5\npresence = false\n"
+        );
+        std::fs::write(&file, text).unwrap();
+        let with_file = || with(&[&format!("--config={}", file.display())]);
+        let config = with_file().unwrap();
+        assert_eq!(config.rooms.publish, crate::namespaces::Publish::Anyone);
+        assert_eq!((config.namespaces["chat"].history_size, config.namespaces["chat"].presence), (Some(5), false));
+        let problem = |config: &Config| config.auth().unwrap_err().to_string();
+        assert!(problem(&config).contains("No such file"), "{}", problem(&config));
+        std::fs::write(&secret, "short\n").unwrap();
+        assert!(problem(&config).ends_with("has 5 bytes, it must have at least 16"), "{}", problem(&config));
+        std::fs::write(&secret, "long enough to be used\n").unwrap();
+        let auth = config.auth().unwrap();
+        assert!(auth.tokens.is_some() && !auth.insecure_names && !auth.anonymous);
+
+        for (text, says) in [
+            ("[namespaces.chat]\nhistory_size = 99999", "`namespaces.chat.history_size`: must be at most 10000"),
+            ("[namespaces.chat]\nhistory = 1", "history"),
+            ("[rooms]\njoin = \"all\"", "join"),
+        ] {
+            std::fs::write(&file, text).unwrap();
+            let error = with_file().unwrap_err();
+            assert!(error.contains(says) && error.lines().count() == 1, "{error}");
         }
     }
 }

@@ -3,12 +3,14 @@
 //! [`session`] speaks the clients' protocols, [`http`] brings clients in, and [`hub`] keeps the rooms that they are in,
 //! attached to the nodes that own them. A router never assigns a room, it only follows the placement.
 
+pub mod auth;
 mod backend;
 mod config;
 mod frame;
 mod grpc;
 pub mod http;
 pub mod hub;
+pub mod namespaces;
 mod run;
 pub mod session;
 

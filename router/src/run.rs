@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use roomring_control::daemon::Invalid;
 use roomring_control::detector::Timing;
 use roomring_control::heartbeat::{HeartbeatConfig, Heartbeats, watch_address};
 use roomring_control::registry::{
@@ -20,7 +21,7 @@ use crate::config::Config;
 use crate::grpc::{self, AdminService, ServerError};
 use crate::http::{self, App, Readiness};
 use crate::hub::{Hub, HubConfig};
-use crate::session::Limits;
+use crate::session::{Limits, Policy};
 
 /// The router serves. Displays as the line that says so.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,6 +53,9 @@ pub enum Error {
         /// Why.
         source: std::io::Error,
     },
+    /// A setting can't be used.
+    #[error(transparent)]
+    Setting(#[from] Invalid),
     /// The gRPC server failed.
     #[error(transparent)]
     Grpc(#[from] ServerError),
@@ -78,6 +82,7 @@ pub enum Error {
 /// # Errors
 /// Why it ended by itself.
 pub async fn run(config: Config, stop: CancellationToken, ready: oneshot::Sender<Ready>) -> Result<(), Error> {
+    let policy = Policy { auth: config.auth()?, namespaces: config.namespaces() };
     let http = bind("http", &config.http).await?;
     let grpc = bind("grpc", &config.grpc).await?;
     let watch = match &config.watch_listen {
@@ -89,6 +94,7 @@ pub async fn run(config: Config, stop: CancellationToken, ready: oneshot::Sender
 
     let app = Arc::new(App::new(
         limits(&config),
+        policy,
         usize::try_from(config.max_message_bytes.0).unwrap_or(usize::MAX),
         config.handshake_timeout.0,
         config.page,
@@ -200,6 +206,7 @@ async fn live<F: Future<Output = ()>>(
             router_id: config.id.clone(),
             registration: registration.state(),
             publish_deadline: config.publish_deadline.0,
+            namespaces: Arc::new(config.namespaces()),
             workers: None,
         },
         registry,
@@ -231,7 +238,6 @@ fn limits(config: &Config) -> Limits {
         connect_timeout: config.connect_timeout.0,
         queue_bytes: usize::try_from(config.client_queue_bytes.0).unwrap_or(usize::MAX),
         rooms: usize::try_from(config.rooms_per_connection).unwrap_or(usize::MAX),
-        publish_without_join: config.publish_without_join,
     }
 }
 

@@ -4,8 +4,10 @@ mod support;
 
 use std::time::{Duration, Instant};
 
+use jsonwebtoken::{EncodingKey, Header, encode};
+use roomring_router::auth::{Auth, Hmac};
 use roomring_router::http::Readiness;
-use roomring_router::session::Limits;
+use roomring_router::session::{Limits, Policy};
 use support::{Edge, MAX_MESSAGE, SOON, Ws, handshake, limits, status_and_body};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
@@ -228,6 +230,36 @@ async fn protobuf_is_spoken_in_binary_frames() {
         ws.message(Message::binary(&b"\xff"[..])).await;
         assert_closed(&mut ws, BAD_REQUEST).await;
     }
+}
+
+/// Two rooms that the server joins, one of which takes a while: nothing of the other overtakes the answer to the connect.
+#[tokio::test]
+async fn pushes_wait_for_the_answer_to_the_connect_command() {
+    let secret = b"a secret of sufficient length";
+    let tokens = Some(Hmac::new(secret, None, None).unwrap());
+    let auth = Auth { tokens, anonymous: false, insecure_names: false };
+    let edge = Edge::with_policy(Policy { auth, ..Policy::default() }).await;
+    let claims = serde_json::json!({"sub": "ann", "channels": ["early", "late"]});
+    let token = encode(&Header::default(), &claims, &EncodingKey::from_secret(secret)).unwrap();
+    let mut ws = edge.open("/connection/websocket").await;
+    let connect = format!(r#"{{"id":1,"connect":{{"token":"{token}"}}}}"#);
+    ws.send(&format!("{connect}\n{{\"id\":2,\"subscribe\":{{\"channel\":\"more\"}}}}")).await;
+    edge.wait(|| edge.rooms.members("early") == 1).await;
+    for n in 0..3 {
+        edge.rooms.publish("early", &n.to_string());
+    }
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(edge.rooms.admit_late(), 1);
+    let connected = ws.line().await;
+    assert!(connected.starts_with(r#"{"id":1,"connect":{"client":""#), "{connected}");
+    assert!(connected.contains(r#""early":{"#) && connected.contains(r#""late":{"#), "{connected}");
+    for n in 0..3 {
+        let push = ws.line().await;
+        assert!(push.starts_with(&format!(r#"{{"push":{{"channel":"early","pub":{{"data":{n},"#)), "{push}");
+    }
+    assert!(ws.line().await.starts_with(r#"{"id":2,"subscribe":{"#));
+    let nobody = edge.raw(&handshake("/rooms/early?user=eve", "").replace("keep-alive, ", "close, ")).await;
+    assert!(nobody.starts_with("HTTP/1.1 403"), "{nobody}");
 }
 
 #[tokio::test]

@@ -23,16 +23,23 @@ const unpacked = (data) => (protobuf && data !== undefined ? JSON.parse(new Text
 const publication = (p) => ({ data: unpacked(p.data), offset: p.offset, user: p.info?.user, tags: p.tags });
 
 const operations = {
-  connect({ url, user }) {
-    client = new Centrifuge(url, { websocket: WebSocket, data: packed({ user }), minReconnectDelay: 50, maxReconnectDelay: 500 });
+  // `tokens` are used one after the other.
+  connect({ url, user, tokens }) {
+    const getToken = tokens ? async () => tokens.shift() : null;
+    const data = packed({ user });
+    client = new Centrifuge(url, { websocket: WebSocket, data, getToken, minReconnectDelay: 50, maxReconnectDelay: 500 });
+    const own = (event, name, rest) => say({ event: `server_${event}`, room: name, ...rest });
+    client.on("subscribed", (c) => own("subscribed", c.channel, { recovered: c.recovered, was_recovering: c.wasRecovering }));
+    client.on("publication", (c) => own("publication", c.channel, publication(c)));
     client.on("connecting", (c) => say({ event: "connecting", code: c.code, reason: c.reason }));
     client.on("connected", (c) => say({ event: "connected", client: c.client }));
     client.on("disconnected", (c) => say({ event: "disconnected", code: c.code, reason: c.reason }));
     client.on("error", (c) => say({ event: "error", code: c.error.code, message: c.error.message }));
     client.connect();
   },
-  subscribe({ room: name }) {
-    const sub = client.newSubscription(name, { joinLeave: true, recoverable: true, minResubscribeDelay: 50 });
+  subscribe({ room: name, tokens }) {
+    const getToken = tokens ? async () => tokens.shift() : null;
+    const sub = client.newSubscription(name, { joinLeave: true, recoverable: true, minResubscribeDelay: 50, getToken });
     const tell = (event, rest) => say({ event, room: name, ...rest });
     sub.on("subscribing", (c) => tell("subscribing", { code: c.code, reason: c.reason }));
     sub.on("subscribed", (c) =>

@@ -53,6 +53,22 @@ class ClientEvents(centrifuge.ClientEventHandler):
     async def on_error(self, ctx):
         say(event="error", code=ctx.code, message=str(ctx.error))
 
+    async def on_subscribed(self, ctx):
+        recovery = {"recovered": ctx.recovered, "was_recovering": ctx.was_recovering}
+        say(event="server_subscribed", room=ctx.channel, **recovery)
+
+    async def on_publication(self, ctx):
+        say(event="server_publication", room=ctx.channel, **publication(ctx.pub))
+
+
+def one_after_the_other(tokens):
+    """What an SDK asks for a token."""
+
+    async def next_token(*_):
+        return tokens.pop(0)
+
+    return next_token if tokens else None
+
 
 class RoomEvents(centrifuge.SubscriptionEventHandler):
     def __init__(self, room):
@@ -101,6 +117,7 @@ class Driver:
             events=ClientEvents(),
             data=packed({"user": command["user"]}),
             use_protobuf=PROTOBUF,
+            get_token=one_after_the_other(command.get("tokens")),
             min_reconnect_delay=0.05,
             max_reconnect_delay=0.5,
             proxy=None,
@@ -110,7 +127,12 @@ class Driver:
     async def subscribe(self, command):
         name = command["room"]
         sub = self.client.new_subscription(
-            name, events=RoomEvents(name), join_leave=True, recoverable=True, min_resubscribe_delay=0.05
+            name,
+            events=RoomEvents(name),
+            join_leave=True,
+            recoverable=True,
+            min_resubscribe_delay=0.05,
+            get_token=one_after_the_other(command.get("tokens")),
         )
         await sub.subscribe()
 

@@ -6,23 +6,35 @@ use roomring_proto::{Seq, v1};
 
 use roomring_control::placement::RoomLimits;
 
+use super::keeps::Keeps;
+
 /// What a kept publication counts beside its payload and names.
 const OVERHEAD: usize = 160;
 
 /// The newest publications of a room, without holes, ending at the room's top. Bounded by count, bytes and age.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub(super) struct History {
+    keeps: Keeps,
     kept: VecDeque<v1::Publication>,
     bytes: usize,
 }
 
 impl History {
+    pub(super) fn new(keeps: Keeps) -> Self {
+        Self { keeps, ..Self::default() }
+    }
+
+    /// What it keeps, as far as the room was made with something of its own.
+    pub(super) fn keeps(&self) -> Keeps {
+        self.keeps
+    }
+
     /// Adds the next publication, and drops the oldest ones until the limits hold. That may be the new one itself.
     pub(super) fn push(&mut self, publication: v1::Publication, limits: &RoomLimits) {
         debug_assert!(self.kept.back().is_none_or(|last| last.seq + 1 == publication.seq));
         self.bytes += cost(&publication);
         self.kept.push_back(publication);
-        while self.kept.len() > limits.history_size || self.bytes > limits.history_bytes {
+        while self.kept.len() > self.keeps.size(limits) || self.bytes > limits.history_bytes {
             self.pop();
         }
     }
@@ -36,7 +48,7 @@ impl History {
 
     /// When the oldest publication will be too old, in unix ms.
     pub(super) fn due(&self, limits: &RoomLimits) -> Option<u64> {
-        self.kept.front().map(|p| p.time_ms.saturating_add(limits.history_age_ms()))
+        self.kept.front().map(|p| p.time_ms.saturating_add(self.keeps.age_ms(limits)))
     }
 
     /// Oldest first after `since`, or newest first before `since`; without `since` from that end. At most `limit`.

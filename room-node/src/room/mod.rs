@@ -5,6 +5,7 @@
 
 mod dedup;
 mod history;
+mod keeps;
 mod limits;
 mod numbers;
 mod presence;
@@ -18,6 +19,7 @@ mod testing;
 #[cfg(test)]
 mod tests;
 
+pub use keeps::Keeps;
 pub use limits::LimitMet;
 pub use numbers::Number;
 pub use roomring_control::placement::RoomLimits;

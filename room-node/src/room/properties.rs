@@ -21,7 +21,9 @@ struct Step {
 
 #[derive(Debug, Clone)]
 enum Action {
-    Create,
+    Create {
+        history_size: Option<u64>,
+    },
     Publish {
         bytes: usize,
         id: u8,
@@ -66,7 +68,7 @@ fn step() -> impl Strategy<Value = Step> {
         router,
     });
     let action = prop_oneof![
-        2 => Just(Action::Create),
+        2 => prop::option::of(0..6u64).prop_map(|history_size| Action::Create { history_size }),
         8 => publish,
         1 => (2..5u64).prop_map(|by| Action::Astray { by }),
         5 => (0..5u8, router).prop_map(|(client, router)| Action::Join { client, router }),
@@ -92,7 +94,9 @@ fn entries(steps: &[Step]) -> Vec<Entry> {
             Publish { seq, data, info: Some(ann("c0")), id, router, number, settled_below }
         };
         let body = match step.action {
-            Action::Create => Body::Create { room },
+            Action::Create { history_size } => {
+                Body::Create { room, keeps: Keeps { history_size, history_age_ms: None } }
+            }
             Action::Publish { bytes, id, number, settled, router } => {
                 let id = if id == 0 { String::new() } else { format!("id{id}") };
                 let seq = log.rooms.seen_id(name, &id).map_or(top + 1, |seen| seen.0);

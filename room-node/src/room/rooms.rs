@@ -87,9 +87,9 @@ impl Rooms {
     pub fn apply(&mut self, entry: &Entry) -> Option<Applied> {
         self.last_time_ms = self.last_time_ms.max(entry.time_ms);
         match &entry.body {
-            Body::Create { room } => {
+            Body::Create { room, keeps } => {
                 self.remove(room);
-                self.create(room, entry.lsn);
+                self.insert(room.clone(), Room::new(self.epoch(entry.lsn), *keeps));
                 None
             }
             Body::Publish { room, publish } => self.publish(room, entry.lsn, publish),
@@ -216,10 +216,6 @@ impl Rooms {
     pub(crate) fn remember_early(&mut self, router: Incarnation, number: u64, epoch: Epoch, seq: Seq) {
         let place = Place { epoch, seq, duplicate: false };
         self.numbers.entry(router).or_default().record(number, 0, place, self.last_time_ms);
-    }
-
-    fn create(&mut self, name: &RoomId, lsn: Lsn) {
-        self.insert(name.clone(), Room::new(self.epoch(lsn)));
     }
 
     /// Puts a room in place; there must be none.

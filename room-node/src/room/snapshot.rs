@@ -80,6 +80,7 @@ impl Parts {
             seq: room.seq.0,
             lsn: room.lsn.0,
             presence_lsn: room.presence_lsn.0,
+            keeps: room.history.keeps().into(),
             ..Default::default()
         };
         self.make_space(head.encoded_len());
@@ -138,7 +139,12 @@ fn number_state(number: u64, place: &Place) -> v1::NumberState {
 }
 
 fn head(epoch: Epoch, state: &v1::RoomState) -> Room {
-    Room { seq: Seq(state.seq), lsn: Lsn(state.lsn), presence_lsn: Lsn(state.presence_lsn), ..Room::new(epoch) }
+    Room {
+        seq: Seq(state.seq),
+        lsn: Lsn(state.lsn),
+        presence_lsn: Lsn(state.presence_lsn),
+        ..Room::new(epoch, state.keeps.into())
+    }
 }
 
 fn fill(room: &mut Room, epoch: Epoch, state: v1::RoomState, limits: &RoomLimits) -> Result<(), Malformed> {

@@ -5,6 +5,7 @@ use v1::event::Kind;
 
 use super::dedup::SeenIds;
 use super::history::History;
+use super::keeps::Keeps;
 use super::presence::{Member, Members};
 use crate::entry::{Client, Publish};
 use roomring_control::placement::RoomLimits;
@@ -36,13 +37,13 @@ pub(super) enum Taken {
 }
 
 impl Room {
-    pub(super) fn new(epoch: Epoch) -> Self {
+    pub(super) fn new(epoch: Epoch, keeps: Keeps) -> Self {
         Self {
             epoch,
             seq: Seq(0),
             lsn: epoch.created,
             presence_lsn: Lsn(0),
-            history: History::default(),
+            history: History::new(keeps),
             members: Members::default(),
             ids: SeenIds::default(),
             listed: true,

@@ -42,7 +42,7 @@ impl Log {
     }
 
     pub(super) fn create(&mut self, name: &str) {
-        assert_eq!(self.add(Body::Create { room: room(name) }), None);
+        assert_eq!(self.add(Body::Create { room: room(name), keeps: Keeps::default() }), None);
     }
 
     pub(super) fn join(&mut self, name: &str, info: Client, router: Incarnation) -> Option<Applied> {

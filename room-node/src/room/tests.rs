@@ -309,6 +309,33 @@ fn create_and_remove_do_as_they_say_whatever_is_there() {
 }
 
 #[test]
+fn a_room_may_keep_more_or_less_than_others() {
+    let limits = RoomLimits { history_size: 3, history_age: Duration::from_secs(60), ..RoomLimits::default() };
+    let mut log = Log::new(limits.clone());
+    log.create("usual");
+    for (name, history_size, history_age_ms) in
+        [("more", Some(5), None), ("none", Some(0), None), ("short", None, Some(1_000))]
+    {
+        log.add(Body::Create { room: room(name), keeps: Keeps { history_size, history_age_ms } });
+    }
+    let kept = |log: &Log, name| log.room(name).history(None, None, false).len();
+    for name in ["usual", "more", "none", "short"] {
+        for _ in 0..6 {
+            log.say(name);
+        }
+    }
+    assert_eq!(["usual", "more", "none", "short"].map(|name| kept(&log, name)), [3, 5, 0, 3]);
+    assert_eq!(log.room("none").seq(), Seq(6));
+    // What a room keeps comes along with its state.
+    let parts = log.rooms.snapshot(1 << 20).into_iter();
+    let copy = Rooms::install(UID, GENERATION, limits, parts).unwrap();
+    assert_eq!(copy, log.rooms);
+    log.now += 2_000;
+    log.add(Body::Expire);
+    assert_eq!(["usual", "more", "none", "short"].map(|name| kept(&log, name)), [3, 5, 0, 0]);
+}
+
+#[test]
 fn a_primary_learns_which_limit_is_met() {
     let mut log = Log::new(RoomLimits { rooms: 2, members: 2, ids_per_room: 1, ..RoomLimits::default() });
     log.create("lobby");

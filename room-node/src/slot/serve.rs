@@ -175,7 +175,7 @@ impl Leader {
     fn create_rooms(&mut self, held: &mut HeldAttach, replica: &mut Replica, ctx: &Ctx<'_>) -> Lsn {
         let mut until = replica.commit;
         for room in &held.attach.rooms {
-            match self.ensure_room(&room.room, replica, ctx) {
+            match self.ensure_room(&room.room, room.keeps, replica, ctx) {
                 Ok(lsn) => until = until.max(lsn),
                 Err(refusal) => {
                     held.refused.insert(room.room.clone(), refusal);
@@ -186,7 +186,13 @@ impl Leader {
     }
 
     /// Makes the room if it is missing. Returns the entry whose commit shows it; that of the tail if it is touched there.
-    fn ensure_room(&mut self, name: &str, replica: &mut Replica, ctx: &Ctx<'_>) -> Result<Lsn, v1::Refusal> {
+    fn ensure_room(
+        &mut self,
+        name: &str,
+        keeps: Option<v1::RoomKeeps>,
+        replica: &mut Replica,
+        ctx: &Ctx<'_>,
+    ) -> Result<Lsn, v1::Refusal> {
         let room = RoomId::new(name).map_err(|e| refusal(Reason::BadRequest, &e.to_string()))?;
         if room.slot(ctx.config.slots) != ctx.config.slot {
             return Err(refusal(Reason::BadRequest, "the room is not in this slot"));
@@ -195,7 +201,7 @@ impl Leader {
             return Ok(if self.tail.touches(&room) { replica.log.last() } else { replica.commit });
         }
         replica.rooms.admits_rooms(self.tail.created() + 1).map_err(|e| refusal(Reason::Limit, &e.to_string()))?;
-        Ok(self.append(Body::Create { room }, replica, ctx))
+        Ok(self.append(Body::Create { room, keeps: keeps.into() }, replica, ctx))
     }
 
     fn attach(&mut self, held: &HeldAttach, replica: &mut Replica, ctx: &Ctx<'_>, out: &mut Vec<Output>) {
@@ -451,7 +457,7 @@ impl Leader {
                 .admits_ids(room.as_str(), self.tail.ids() + 1)
                 .map_err(|e| refusal(Reason::Limit, &e.to_string()))?;
         }
-        self.ensure_room(&publish.room, replica, ctx)?;
+        self.ensure_room(&publish.room, publish.keeps.map(|keeps| *keeps), replica, ctx)?;
         let Some((epoch, mut seq)) = self.tail.room(&room, replica, |l| epoch(ctx, replica, l)) else {
             return Err(refusal(Reason::Busy, "the room is being removed"));
         };

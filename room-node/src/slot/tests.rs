@@ -275,6 +275,7 @@ impl World {
                 seq: self.router.seq,
                 lsn: self.router.lsn,
                 members: vec![v1::ClientInfo { user: "ann".into(), client: "c1".into(), ..Default::default() }],
+                keeps: None,
             }],
             whole: true,
         };
@@ -300,6 +301,7 @@ impl World {
             data: self.router.unanswered[&number].clone(),
             info: None,
             id: String::new(),
+            keeps: None,
         };
         self.input(at, Input::Router { link, message: v1::router_message::Kind::Publish(publish) });
     }

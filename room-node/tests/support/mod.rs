@@ -235,7 +235,7 @@ impl Link {
     ) -> v1::RoomAttached {
         let (epoch, seq, lsn) = from.map_or((None, 0, 0), |(e, s, l)| (Some(e), s, l));
         let members = members.iter().map(|m| client(m)).collect();
-        let rooms = vec![v1::RoomAttach { room: room.to_owned(), epoch, seq, lsn, members }];
+        let rooms = vec![v1::RoomAttach { room: room.to_owned(), epoch, seq, lsn, members, keeps: None }];
         // As routers do: the slot as a whole first, then what is added to it.
         let whole = self.attached.insert(slot(room));
         let attach = v1::Attach { slot: slot(room), attach_id: 7, rooms, whole, ..Default::default() };
@@ -280,5 +280,6 @@ pub(crate) fn publish(room: &str, number: u64, data: &str) -> v1::Publish {
         data: data.to_owned().into(),
         info: Some(client("a")),
         id: String::new(),
+        keeps: None,
     }
 }

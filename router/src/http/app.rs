@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::backend::Backend;
-use crate::session::Limits;
+use crate::session::{Limits, Policy};
 
 /// Between two clients that are sent away: a hundred a second are no burden to anybody.
 const LONGEST_GAP: Duration = Duration::from_millis(10);
@@ -40,6 +40,8 @@ impl fmt::Display for Readiness {
 pub struct App<B> {
     /// A client's share.
     pub limits: Limits,
+    /// The rules that every session goes by.
+    pub policy: Arc<Policy>,
     /// Largest message of a client, in bytes.
     pub max_message: usize,
     /// Time for a request's header.
@@ -66,10 +68,11 @@ struct Sessions {
 
 impl<B: Backend> App<B> {
     /// An edge that waits for its backend.
-    pub fn new(limits: Limits, max_message: usize, handshake_timeout: Duration, page: bool) -> Self {
+    pub fn new(limits: Limits, policy: Policy, max_message: usize, handshake_timeout: Duration, page: bool) -> Self {
         let stop = CancellationToken::new();
         Self {
             limits,
+            policy: Arc::new(policy),
             max_message,
             handshake_timeout,
             page,

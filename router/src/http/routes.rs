@@ -1,6 +1,7 @@
 //! What each address of the router does.
 
 use std::sync::Arc;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
@@ -14,8 +15,10 @@ use tokio::net::TcpStream;
 
 use super::handshake::Handshake;
 use super::{App, Readiness, query};
+use crate::auth::Unix;
 use crate::backend::Backend;
-use crate::session::{Centrifuge, ClientId, Machine, Plain, Transport, User, task};
+use crate::namespaces::{self, Join, Options, Payload};
+use crate::session::{Centrifuge, ClientId, Clock, Machine, Plain, Transport, User, task};
 
 /// An answer to a request.
 pub(super) type Answer = Response<Full<Bytes>>;
@@ -112,7 +115,8 @@ fn centrifuge<B: Backend>(app: &Arc<App<B>>, request: Request<Incoming>) -> Resu
     let native_pings =
         query::value(request.uri().query(), "cf_ws_frame_ping_pong").is_ok_and(|v| v.as_deref() == Some("true"));
     let transport = Transport { format: handshake.format(), native_pings };
-    let session = Centrifuge::new(app.limits, transport, ClientId(rand::random()), user, rand::random());
+    let (policy, id) = (app.policy.clone(), ClientId(rand::random()));
+    let session = Centrifuge::new(app.limits, policy, transport, clock(), id, user, rand::random());
     upgrade(app, request, &handshake, session)
 }
 
@@ -121,8 +125,38 @@ fn plain<B: Backend>(app: &Arc<App<B>>, name: &str, request: Request<Incoming>) 
     let name = query::segment(name, "room name").map_err(bad_request)?;
     let room = RoomId::new(&name).map_err(bad_request)?;
     let user = user(&request)?;
-    let session = Plain::new(app.limits, ClientId(rand::random()), user, room, rand::random());
+    let options = admitted(app, &room, &user)?.clone();
+    let session = Plain::new(app.limits, options, ClientId(rand::random()), user, room, rand::random());
     upgrade(app, request, &handshake, session)
+}
+
+/// The options of a room that `user` may join without a token.
+fn admitted<'a, B: Backend>(app: &'a App<B>, room: &RoomId, user: &User) -> Result<&'a Options, Box<Answer>> {
+    let auth = &app.policy.auth;
+    let options = app.policy.namespaces.of(room);
+    let options = options.map_err(|e| Box::new(reply(StatusCode::NOT_FOUND, format!("room: {}", e.message))))?;
+    let forbidden = |text: &str| Err(Box::new(reply(StatusCode::FORBIDDEN, text)));
+    let named = !user.as_str().is_empty();
+    if !auth.insecure_names && (named || !auth.anonymous) {
+        return forbidden("this endpoint takes no tokens, and without one nobody is let in here");
+    }
+    let open = match options.join {
+        Join::Anyone => true,
+        Join::Users => named,
+        Join::Token => false,
+    };
+    if !open || !namespaces::admits(room, user.as_str()) {
+        return forbidden("you may not join this room");
+    }
+    match options.payload {
+        Payload::Json => Ok(options),
+        Payload::Binary => forbidden("this room's messages are binary: join it through a Protobuf client"),
+    }
+}
+
+fn clock() -> Clock {
+    let unix = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    Clock::new(Instant::now(), Unix(unix))
 }
 
 fn user<T>(request: &Request<T>) -> Result<User, Box<Answer>> {

@@ -50,6 +50,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::backend::{Backend, Refused, Whereabouts};
+use crate::namespaces::Namespaces;
 use api::{Client, Command};
 use upstream::Upstreams;
 use worker::{Event, MAILBOX, Totals, Worker};
@@ -69,6 +70,8 @@ pub struct HubConfig {
     pub registration: watch::Receiver<RegistrationState>,
     /// A publish that is not answered by then fails. Under the 5 s that SDKs wait.
     pub publish_deadline: Duration,
+    /// What holds in rooms.
+    pub namespaces: Arc<Namespaces>,
     /// Tasks that share the slots; `None` = one per core.
     pub workers: Option<NonZeroUsize>,
 }
@@ -131,7 +134,14 @@ impl Hub {
         for (index, mailbox) in mailboxes.into_iter().enumerate() {
             let mut others = workers.clone();
             others.remove(index);
-            let worker = Worker::new(mailbox, others, view.clone(), config.publish_deadline, totals.clone());
+            let worker = Worker::new(
+                mailbox,
+                others,
+                view.clone(),
+                config.publish_deadline,
+                config.namespaces.clone(),
+                totals.clone(),
+            );
             let all = stop.clone();
             // A worker that panicked has lost its slots: the router must not go on without them.
             let guard = all.clone().drop_guard();

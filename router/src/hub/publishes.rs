@@ -14,6 +14,7 @@ use roomring_proto::{Epoch, Generation, RoomId, Seq, SlotId, v1};
 use v1::refusal::Reason;
 
 use super::api::{Client, Position, Published, ToClient};
+use crate::namespaces::Namespaces;
 
 /// Most unanswered publishes of a slot. At a busy slot's 10,000 a second it is what comes in during a failover.
 const COUNT: usize = 4_096;
@@ -25,6 +26,7 @@ const BYTES: usize = 8 << 20;
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Publishes {
     slot: SlotId,
+    namespaces: Arc<Namespaces>,
     deadline: Duration,
     last_number: u64,
     bytes: usize,
@@ -55,8 +57,8 @@ pub(super) enum Verdict {
 }
 
 impl Publishes {
-    pub(super) fn new(slot: SlotId, deadline: Duration) -> Self {
-        Self { slot, deadline, last_number: 0, bytes: 0, waiting: BTreeMap::new() }
+    pub(super) fn new(slot: SlotId, deadline: Duration, namespaces: Arc<Namespaces>) -> Self {
+        Self { slot, namespaces, deadline, last_number: 0, bytes: 0, waiting: BTreeMap::new() }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -101,6 +103,7 @@ impl Publishes {
             data: publish.data.clone(),
             info: Some(info(&publish.client)),
             id: publish.id.clone(),
+            keeps: self.namespaces.keeps(&publish.room).map(Box::new),
         })
     }
 
@@ -210,7 +213,7 @@ mod tests {
     }
 
     fn publishes() -> (Publishes, Arc<Client>) {
-        (Publishes::new(SlotId(5), Duration::from_secs(4)), client("c"))
+        (Publishes::new(SlotId(5), Duration::from_secs(4), Arc::default()), client("c"))
     }
 
     fn take(p: &mut Publishes, client: &Arc<Client>, request: u32) -> u64 {

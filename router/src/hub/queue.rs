@@ -7,6 +7,7 @@
 
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
@@ -64,6 +65,8 @@ pub struct ClientQueue {
     state: Mutex<State>,
     wake: Notify,
     max_bytes: usize,
+    /// Pushes are left to the client's task too.
+    held: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -105,7 +108,18 @@ impl ClientQueue {
     /// A queue for at most `max_bytes` of pushes, and as much of replies. One message always fits into an empty queue, so
     /// that a recovery larger than the bound can be delivered at all.
     pub fn new(max_bytes: usize) -> Self {
-        Self { state: Mutex::default(), wake: Notify::new(), max_bytes }
+        Self { state: Mutex::default(), wake: Notify::new(), max_bytes, held: AtomicBool::new(false) }
+    }
+
+    /// From now on, and until [`Self::release`], pushes are handed to the client's task as events are: something has to go
+    /// out before them.
+    pub(crate) fn hold(&self) {
+        self.held.store(true, Ordering::Relaxed);
+    }
+
+    /// Pushes that come from now on may go straight to the socket.
+    pub(crate) fn release(&self) {
+        self.held.store(false, Ordering::Relaxed);
     }
 
     /// Queues `message`. Never waits.
@@ -117,7 +131,8 @@ impl ClientQueue {
         }
         let full = state.items.len() >= MESSAGES;
         // Replies have a bound of their own: a large recovery must not make the next push overflow.
-        let backlog = if matches!(message, ToClient::Push(_)) { &mut state.pushes } else { &mut state.replies };
+        let event = !matches!(message, ToClient::Push(_)) || self.held.load(Ordering::Relaxed);
+        let backlog = if event { &mut state.replies } else { &mut state.pushes };
         if full || (*backlog > 0 && *backlog + cost > self.max_bytes) {
             state.slow = true;
             state.clear();
@@ -126,10 +141,9 @@ impl ClientQueue {
             return Pushed::Overflowed;
         }
         *backlog += cost;
-        let event = !matches!(message, ToClient::Push(_));
         state.items.push_back(match message {
-            ToClient::Push(frame) => Item::Frame(frame),
-            event => Item::Event(Box::new(event)),
+            ToClient::Push(frame) if !event => Item::Frame(frame),
+            message => Item::Event(Box::new(message)),
         });
         state.events += usize::from(event);
         // Whoever is to come anyway takes it along.

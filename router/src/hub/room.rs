@@ -115,7 +115,7 @@ impl Room {
     }
 
     /// Asks for its attachment: what goes into the attach.
-    pub(super) fn ask(&mut self, now: Time, attach_id: u64) -> v1::RoomAttach {
+    pub(super) fn ask(&mut self, now: Time, attach_id: u64, keeps: Option<v1::RoomKeeps>) -> v1::RoomAttach {
         self.standing = Standing::Asked { attach_id, since: now };
         v1::RoomAttach {
             room: self.id.as_str().to_owned(),
@@ -124,6 +124,7 @@ impl Room {
             // A join may have been delivered after what is missing: all since the last publication comes again.
             lsn: self.place.map_or(0, |p| if self.hole { p.whole.0 } else { p.lsn.0 }),
             members: self.present().collect(),
+            keeps,
         }
     }
 

@@ -118,7 +118,7 @@ impl World {
         Self {
             rng: StdRng::seed_from_u64(seed),
             now: Time(Duration::from_secs(100)),
-            slot: Slot::new(SlotId(SLOT), Duration::from_secs(4)),
+            slot: Slot::new(SlotId(SLOT), Duration::from_secs(4), Arc::default()),
             model: Model::new(),
             primary: 1,
             seen: (Term(1), 1),

@@ -20,6 +20,7 @@ use super::entrance::Newcomer;
 use super::publishes::Publishes;
 use super::requests::{self, Requests};
 use super::room::{Effects, Room, Standing};
+use crate::namespaces::Namespaces;
 
 /// A message for the node at the other end of `link`.
 #[derive(Debug)]
@@ -46,6 +47,8 @@ pub(super) struct Counts {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Slot {
     id: SlotId,
+    /// What rooms keep that have to be made.
+    namespaces: Arc<Namespaces>,
     placement: Option<PlacementRef>,
     attachment: Attachment,
     last_attach: u64,
@@ -65,15 +68,16 @@ pub struct Slot {
 
 impl Slot {
     /// A slot that nothing is known of.
-    pub fn new(id: SlotId, publish_deadline: Duration) -> Self {
+    pub fn new(id: SlotId, publish_deadline: Duration, namespaces: Arc<Namespaces>) -> Self {
         Self {
             id,
+            namespaces: namespaces.clone(),
             placement: None,
             attachment: Attachment::new(),
             last_attach: 0,
             rooms: BTreeMap::new(),
             wanted: BTreeSet::new(),
-            publishes: Publishes::new(id, publish_deadline),
+            publishes: Publishes::new(id, publish_deadline, namespaces),
             requests: Requests::new(id),
             deferred: VecDeque::new(),
             owed: Vec::new(),

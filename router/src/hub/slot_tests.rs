@@ -30,7 +30,7 @@ impl Rig {
     /// With an open link to the primary, and nothing on it.
     fn new() -> Self {
         let link = Link { node: Incarnation(1), session: 1 };
-        let slot = Slot::new(SlotId(SLOT), Duration::from_secs(4));
+        let slot = Slot::new(SlotId(SLOT), Duration::from_secs(4), Arc::default());
         let mut rig = Self { slot, model: Model::new(), now: Time(Duration::from_secs(9)), link, sent: Vec::new() };
         rig.follow();
         rig

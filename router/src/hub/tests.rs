@@ -169,6 +169,7 @@ impl Fixture {
             router_id: NodeId::new("router-1").unwrap(),
             registration: watch::channel(RegistrationState { incarnation: Incarnation(77), superseded: None }).1,
             publish_deadline: Duration::from_millis(600),
+            namespaces: Arc::default(),
             workers: std::num::NonZeroUsize::new(2),
         };
         let offer = {

@@ -20,6 +20,7 @@ use super::api::{Client, Command};
 use super::attach::{Link, Route};
 use super::outbox::Outbox;
 use super::slot::{Counts, Output, Slot};
+use crate::namespaces::Namespaces;
 
 /// Events that wait for a worker. Senders wait when it is full; a worker handles some 100,000 a second.
 pub(super) const MAILBOX: usize = 4_096;
@@ -86,6 +87,7 @@ pub(super) struct Worker {
     touched: BTreeSet<SlotId>,
     deadlines: Deadlines,
     publish_deadline: Duration,
+    namespaces: Arc<Namespaces>,
     totals: Arc<Totals>,
     outputs: Vec<Output>,
     /// Clients whose queues are to be flushed.
@@ -131,6 +133,7 @@ impl Worker {
         others: Vec<mpsc::Sender<Event>>,
         view: watch::Receiver<ClusterView>,
         publish_deadline: Duration,
+        namespaces: Arc<Namespaces>,
         totals: Arc<Totals>,
     ) -> Self {
         Self {
@@ -143,6 +146,7 @@ impl Worker {
             touched: BTreeSet::new(),
             deadlines: Deadlines::default(),
             publish_deadline,
+            namespaces,
             totals,
             outputs: Vec::new(),
             owed: Vec::new(),
@@ -250,7 +254,7 @@ impl Worker {
                     return command.refuse(ErrorCode::INTERNAL);
                 }
                 if !self.slots.contains_key(&slot) {
-                    self.slots.insert(slot, Slot::new(slot, self.publish_deadline));
+                    self.slots.insert(slot, Slot::new(slot, self.publish_deadline, self.namespaces.clone()));
                     self.route(now, slot);
                 }
                 self.with_slot(slot, |slot, out| slot.command(now, command, out));

@@ -4,6 +4,7 @@ mod centrifuge;
 mod frames;
 mod identity;
 mod plain;
+mod policy;
 mod rpc;
 pub mod task;
 
@@ -20,6 +21,7 @@ use crate::hub::api::{Client, Command, ToClient};
 pub use centrifuge::Centrifuge;
 pub use identity::{BadUser, ClientId, User};
 pub use plain::Plain;
+pub use policy::{Clock, Policy};
 
 /// What happens to a session.
 #[derive(Debug)]
@@ -97,8 +99,6 @@ pub struct Limits {
     pub queue_bytes: usize,
     /// Most rooms a client may be in.
     pub rooms: usize,
-    /// Publishing takes no membership.
-    pub publish_without_join: bool,
 }
 
 /// Most commands of one client that may be waiting for their answer. SDKs send at most a burst of subscribes on reconnect;

@@ -11,6 +11,7 @@ use roomring_proto::close::{CloseCode, ErrorCode};
 use super::{ClientId, IN_FLIGHT, Input, Limits, Machine, Output, User};
 use crate::hub::api::{Client, ClientPosition, Codec, Command, Position, Subscribed, ToClient};
 use crate::hub::queue::ClientQueue;
+use crate::namespaces::{Options, Publish};
 
 /// First wait before a refused subscribe is tried again, doubled up to [`LONGEST_WAIT`].
 const FIRST_WAIT: Duration = Duration::from_millis(200);
@@ -22,6 +23,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct Plain {
     limits: Limits,
+    options: Options,
     client: Arc<Client>,
     room: RoomId,
     membership: Membership,
@@ -46,7 +48,7 @@ enum Membership {
 
 impl Plain {
     /// A session for `user` in `room`. `ping_phase` is a random number from 0 to 1.
-    pub fn new(limits: Limits, id: ClientId, user: User, room: RoomId, ping_phase: f64) -> Self {
+    pub fn new(limits: Limits, options: Options, id: ClientId, user: User, room: RoomId, ping_phase: f64) -> Self {
         let client = Client {
             id: id.to_string(),
             user: user.into_string(),
@@ -56,6 +58,7 @@ impl Plain {
         };
         Self {
             limits,
+            options,
             client: Arc::new(client),
             room,
             membership: Membership::Joining { request: 0, wait: FIRST_WAIT },
@@ -83,7 +86,7 @@ impl Plain {
             request,
             room: self.room.clone(),
             client: self.client.clone(),
-            join_leave: true,
+            join_leave: self.options.join_leave.holds(true),
             recover,
             reject_unrecovered: false,
         }));
@@ -101,6 +104,12 @@ impl Plain {
         };
         if message.is_empty() {
             return self.error("a message must not be empty", out);
+        }
+        if self.options.publish == Publish::Nobody {
+            return self.error("a message was not sent: nobody may publish here", out);
+        }
+        if self.options.max_payload.is_some_and(|most| message.len() as u64 > most.0) {
+            return self.error("a message was not sent: it is too long for this room", out);
         }
         if self.publishes >= IN_FLIGHT {
             return self.error("too many messages are waiting for their turn: this one was not sent", out);

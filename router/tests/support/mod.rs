@@ -12,9 +12,10 @@ use futures_util::{SinkExt, StreamExt};
 use roomring_proto::client::{Format, Push, plain};
 use roomring_proto::close::CloseCode;
 use roomring_proto::{Epoch, Generation, Lsn, NodeId, RoomId, Seq, Uid, v1};
+use roomring_router::auth::Auth;
 use roomring_router::http::{App, Readiness, bind, serve};
 use roomring_router::hub::api::{Client, Codec, Command, History, Position, Presence, Published, Subscribed, ToClient};
-use roomring_router::session::Limits;
+use roomring_router::session::{Limits, Policy};
 use roomring_router::{Backend, Frame, Refused, Whereabouts};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -33,6 +34,8 @@ pub(crate) const EPOCH: Epoch = Epoch { uid: Uid(7), generation: Generation(1), 
 pub(crate) struct Rooms {
     rooms: Mutex<BTreeMap<RoomId, Room>>,
     refusing: AtomicBool,
+    /// Subscribes to the room `late`, which are answered by [`Rooms::admit_late`].
+    late: Mutex<Vec<Command>>,
 }
 
 #[derive(Debug, Default)]
@@ -67,6 +70,20 @@ impl Rooms {
         }
     }
 
+    /// Answers those who wait for the room `late`; how many there were.
+    pub(crate) fn admit_late(&self) -> usize {
+        let late = std::mem::take(&mut *self.late.lock().unwrap());
+        let mut rooms = self.rooms.lock().unwrap();
+        let count = late.len();
+        for command in late {
+            let Command::Subscribe { request, room, client, .. } = command else { unreachable!("only those wait") };
+            let r = rooms.entry(room.clone()).or_default();
+            let result = Ok(r.admit(&client, false, false));
+            client.queue.push(ToClient::Subscribed { request, room, result });
+        }
+        count
+    }
+
     /// Publishes on behalf of a server.
     pub(crate) fn publish(&self, room: &str, data: &str) {
         let id = RoomId::new(room).unwrap();
@@ -75,6 +92,11 @@ impl Rooms {
 }
 
 impl Room {
+    fn admit(&mut self, client: &Arc<Client>, was_recovering: bool, recovered: bool) -> Subscribed {
+        self.members.insert(client.id.clone(), client.clone());
+        Subscribed { position: self.position(), was_recovering, recovered, publications: vec![] }
+    }
+
     fn position(&self) -> Position {
         Position { epoch: EPOCH, seq: Seq(self.seq) }
     }
@@ -104,17 +126,12 @@ impl Backend for Rooms {
         }
         let mut rooms = self.rooms.lock().unwrap();
         match command {
+            Command::Subscribe { ref room, .. } if room.as_str() == "late" => self.late.lock().unwrap().push(command),
             Command::Subscribe { request, room, client, recover, .. } => {
                 let r = rooms.entry(room.clone()).or_default();
                 let recovered = recover.as_ref().is_some_and(|p| p.seq.0 == r.seq && p.epoch == EPOCH.to_string());
-                let result = Ok(Subscribed {
-                    position: r.position(),
-                    was_recovering: recover.is_some(),
-                    recovered,
-                    publications: vec![],
-                });
+                let result = Ok(r.admit(&client, recover.is_some(), recovered));
                 client.queue.push(ToClient::Subscribed { request, room, result });
-                r.members.insert(client.id.clone(), client);
             }
             Command::Unsubscribe { request, room, client } => {
                 rooms.entry(room.clone()).or_default().members.remove(&client.id);
@@ -164,8 +181,12 @@ pub(crate) fn limits() -> Limits {
         connect_timeout: SOON,
         queue_bytes: 1 << 20,
         rooms: 3,
-        publish_without_join: false,
     }
+}
+
+/// Everybody is who they say they are.
+pub(crate) fn insecure() -> Policy {
+    Policy { auth: Auth::insecure(), ..Policy::default() }
 }
 
 pub(crate) const MAX_MESSAGE: usize = 65_536;
@@ -191,9 +212,21 @@ impl Edge {
 
     /// Without rooms behind it yet.
     pub(crate) async fn start_empty(limits: Limits, handshake_timeout: Duration) -> Self {
+        Self::bare(limits, insecure(), handshake_timeout).await
+    }
+
+    /// One with rules of its own.
+    pub(crate) async fn with_policy(policy: Policy) -> Self {
+        let edge = Self::bare(limits(), policy, SOON).await;
+        edge.app.set_backend(edge.rooms.clone());
+        edge.app.set_readiness(Readiness::Ready);
+        edge
+    }
+
+    async fn bare(limits: Limits, policy: Policy, handshake_timeout: Duration) -> Self {
         let listener = bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let app = Arc::new(App::new(limits, MAX_MESSAGE, handshake_timeout, true));
+        let app = Arc::new(App::new(limits, policy, MAX_MESSAGE, handshake_timeout, true));
         tokio::spawn(serve(listener, app.clone()));
         Self { address, app, rooms: Arc::default() }
     }

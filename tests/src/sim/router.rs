@@ -160,7 +160,7 @@ impl Router {
 
     pub(super) fn command(&mut self, now: Time, command: Command, slot: SlotId, todo: &mut Vec<Do>) {
         if let Entry::Vacant(vacant) = self.slots.entry(slot) {
-            vacant.insert(Slot::new(slot, PUBLISH_DEADLINE));
+            vacant.insert(Slot::new(slot, PUBLISH_DEADLINE, Arc::default()));
             self.route(now, slot);
         }
         self.with_slot(slot, |slot, out| slot.command(now, command, out));

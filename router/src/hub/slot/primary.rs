@@ -153,7 +153,7 @@ impl Slot {
             }
             count += 1;
             let Some(room) = self.rooms.get_mut(id) else { continue };
-            let attach = room.ask(now, self.last_attach);
+            let attach = room.ask(now, self.last_attach, self.namespaces.keeps(id));
             bytes += prost::Message::encoded_len(&attach);
             asked.push(attach);
         }

@@ -1,20 +1,25 @@
 use std::time::Duration;
 
-use bytes::Bytes;
 use proptest::prelude::*;
-use roomring_proto::{Epoch, Generation, Lsn, Uid, v1};
+use roomring_proto::client::Push;
+use roomring_proto::{Epoch, Generation, Lsn, Seq, Uid, v1};
 
 use super::*;
-use crate::hub::api::{self, Position};
+use crate::auth::{Auth, Unix};
+use crate::hub::api::{self, ClientPosition, Codec, Position};
+
+mod namespaces;
+mod protobuf;
+mod tokens;
 
 const EPOCH: Epoch = Epoch { uid: Uid(0xe), generation: Generation(1), created: Lsn(2) };
+const UNIX: Unix = Unix(1_000_000);
 const LIMITS: Limits = Limits {
     ping: Duration::from_secs(25),
     pong_timeout: Duration::from_secs(8),
     connect_timeout: Duration::from_secs(10),
     queue_bytes: 1 << 20,
     rooms: 3,
-    publish_without_join: false,
 };
 
 fn position(seq: u64) -> Position {
@@ -35,27 +40,19 @@ impl Subject {
     }
 
     fn over(limits: Limits, transport: Transport, user: User) -> Self {
-        let mut session = Centrifuge::new(limits, transport, ClientId(0xc1), user, 0.5);
+        Self::by(limits, Policy { auth: Auth::insecure(), ..Policy::default() }, transport, user)
+    }
+
+    fn by(limits: Limits, policy: Policy, transport: Transport, user: User) -> Self {
         let now = Instant::now();
+        let clock = Clock::new(now, UNIX);
+        let mut session = Centrifuge::new(limits, Arc::new(policy), transport, clock, ClientId(0xc1), user, 0.5);
         session.start(now, &mut Vec::new());
         Self { session, now, out: Vec::new() }
     }
 
-    /// A connected session that speaks Protobuf.
-    fn protobuf() -> Self {
-        let transport = Transport { format: Format::Protobuf, native_pings: false };
-        let mut s = Self::over(LIMITS, transport, User::default());
-        s.send_bytes(&[4, 8, 1, 0x22, 0]);
-        s.out.clear();
-        s
-    }
-
     fn connected() -> Self {
-        Self::connected_with(LIMITS)
-    }
-
-    fn connected_with(limits: Limits) -> Self {
-        let mut s = Self::new(limits);
+        let mut s = Self::new(LIMITS);
         s.send(r#"{"id":1,"connect":{"data":{"user":"ann"}}}"#);
         s.lines();
         s
@@ -137,6 +134,9 @@ fn error(id: u32, code: u32) -> String {
         ErrorCode::BAD_REQUEST,
         ErrorCode::NOT_AVAILABLE,
         ErrorCode::TOO_MANY_REQUESTS,
+        ErrorCode::UNKNOWN_CHANNEL,
+        ErrorCode::TOKEN_EXPIRED,
+        ErrorCode::EXPIRED,
         ErrorCode::UNRECOVERABLE_POSITION,
         ErrorCode::OUTCOME_UNKNOWN,
     ];
@@ -310,12 +310,6 @@ fn publishing_takes_a_membership_and_a_payload() {
 }
 
 #[test]
-fn publishing_without_joining_can_be_allowed() {
-    let mut s = Subject::connected_with(Limits { publish_without_join: true, ..LIMITS });
-    assert_eq!(s.answer(r#"{"id":2,"publish":{"channel":"a","data":1}}"#), "hub publish 2");
-}
-
-#[test]
 fn room_publish_says_where_the_publication_is() {
     let mut s = Subject::joined();
     let frame = r#"{"id":3,"rpc":{"method":"room.publish","data":{"channel":"a","id":"m1","data":[1]}}}"#;
@@ -434,66 +428,6 @@ fn answers_that_nothing_asked_for_go_nowhere() {
     s.hub(ToClient::Unsubscribed { request: 77, room: room("a") });
     s.hub(ToClient::Presence { request: 77, result: Err(ErrorCode::INTERNAL) });
     assert!(s.lines().is_empty());
-}
-
-/// A Protobuf frame of one command: `id`, the field of its request, and the request.
-fn protobuf(id: u8, field: u8, request: &[u8]) -> Vec<u8> {
-    let mut command = vec![8, id, field << 3 | 2, u8::try_from(request.len()).unwrap()];
-    command.extend_from_slice(request);
-    command.insert(0, u8::try_from(command.len()).unwrap());
-    command
-}
-
-#[test]
-fn protobuf_is_spoken_throughout() {
-    let mut s = Subject::protobuf();
-    assert!(s.session.binary());
-    assert_eq!(s.session.client().unwrap().codec, Codec::Centrifuge(Format::Protobuf));
-    // Two commands in one frame.
-    s.send_bytes(&[protobuf(2, 5, b"\x0a\x01a"), protobuf(3, 8, b"\x0a\x01b")].concat());
-    let [Output::Hub(Command::Subscribe { request: 2, .. }), Output::Write(refused)] = &s.out[..] else {
-        panic!("{:?}", s.out)
-    };
-    assert_eq!(&refused[..], b"\x19\x08\x03\x12\x15\x08\x67\x12\x11permission denied");
-    s.out.clear();
-    s.hub(ToClient::Subscribed { request: 2, room: room("a"), result: Ok(granted()) });
-    let [Output::Write(subscribed)] = &s.out[..] else { panic!("{:?}", s.out) };
-    assert_eq!(&subscribed[..], b"\x11\x08\x02\x32\x0d\x18\x01\x32\x05e-1-2\x48\x04\x50\x01");
-    s.out.clear();
-    let code = CloseCode::UNSUBSCRIBED;
-    s.hub(ToClient::Dropped { room: room("a"), code, position: None });
-    let [Output::Write(push)] = &s.out[..] else { panic!("{:?}", s.out) };
-    assert_eq!(*push, Format::Protobuf.push("a", &Push::Unsubscribe(code)));
-    s.out.clear();
-    s.pass(LIMITS.ping);
-    assert!(matches!(&s.out[..], [Output::Write(ping)] if ping[..] == [0]));
-    s.out.clear();
-    s.send_bytes(&[0]);
-    assert!(s.out.is_empty());
-    s.send_bytes(&[0]);
-    assert_eq!(s.lines(), ["close 3501"], "a pong that no ping asked for");
-}
-
-#[test]
-fn a_protobuf_payload_must_be_json_too() {
-    let mut s = Subject::protobuf();
-    s.send_bytes(&protobuf(2, 5, b"\x0a\x01a"));
-    s.out.clear();
-    let publish = |id, data: &[u8]| {
-        let mut request = b"\x0a\x01a\x12".to_vec();
-        request.push(u8::try_from(data.len()).unwrap());
-        request.extend_from_slice(data);
-        protobuf(id, 7, &request)
-    };
-    s.send_bytes(&publish(3, b" {\"a\":\n1} "));
-    let Some(Output::Hub(Command::Publish { data, .. })) = s.out.pop() else { panic!("a publish") };
-    assert_eq!(&data[..], b"{\"a\": 1}");
-    for bad in [&b"\xff"[..], b"{", b"1 2", b"no json", &[b'['; 100]] {
-        s.send_bytes(&publish(4, bad));
-        let bad_request = Reply { id: 4, result: Err(ErrorCode::BAD_REQUEST) };
-        assert!(matches!(&s.out[..], [Output::Write(w)] if *w == Format::Protobuf.reply(&bad_request)), "{:?}", s.out);
-        s.out.clear();
-    }
 }
 
 #[test]

@@ -9,7 +9,6 @@ const LIMITS: Limits = Limits {
     connect_timeout: Duration::from_secs(10),
     queue_bytes: 1 << 20,
     rooms: 3,
-    publish_without_join: false,
 };
 
 struct Subject {
@@ -21,7 +20,7 @@ struct Subject {
 impl Subject {
     fn new() -> Self {
         let user = User::new("ann".into()).unwrap();
-        let mut session = Plain::new(LIMITS, ClientId(1), user, RoomId::new("lobby").unwrap(), 1.0);
+        let mut session = Plain::new(LIMITS, Options::default(), ClientId(1), user, RoomId::new("lobby").unwrap(), 1.0);
         let mut out = Vec::new();
         let now = Instant::now();
         session.start(now, &mut out);

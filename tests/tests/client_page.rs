@@ -1,0 +1,60 @@
+//! The examples of `docs/clients.md`, as they stand there.
+
+use std::time::Duration;
+
+use futures_util::{SinkExt, StreamExt};
+use roomring_tests::{Cluster, Options, within};
+use serde_json::{Value, json};
+use tokio_tungstenite::tungstenite::Message;
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// The blocks of JSON, in order.
+fn examples() -> Vec<Value> {
+    let page = include_str!("../../docs/clients.md");
+    let blocks = page.split("```json\n").skip(1).filter_map(|rest| rest.split_once("```"));
+    blocks.map(|(block, _)| serde_json::from_str(block).unwrap_or_else(|e| panic!("{e}: {block}"))).collect()
+}
+
+/// Whether `said` is what the page shows, where `"..."` stands for any text.
+fn as_shown(shown: &Value, said: &Value) -> bool {
+    match (shown, said) {
+        (Value::String(text), Value::String(_)) if text == "..." => true,
+        (Value::Object(shown), Value::Object(said)) => {
+            shown.len() == said.len() && shown.iter().all(|(k, v)| said.get(k).is_some_and(|said| as_shown(v, said)))
+        }
+        _ => shown == said,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_page_for_client_writers_is_true() {
+    let cluster = Cluster::start(Options { nodes: 1, routers: 1, ..Options::default() }).await;
+    let url = format!("ws://{}/connection/websocket", cluster.http()[0]);
+    let (mut ws, _) = within("a handshake", LIMIT, tokio_tungstenite::connect_async(url)).await.expect("a socket");
+    let mut examples = examples().into_iter();
+    let mut next = || examples.next().expect("an example");
+    let (first, answer, again, duplicate, push) = (next(), next(), next(), next(), next());
+    let commands = [
+        json!({"id": 1, "connect": {"data": {"user": "ann"}}}),
+        json!({"id": 2, "subscribe": {"channel": "lobby"}}),
+        first,
+        again,
+    ];
+    for command in commands {
+        ws.send(Message::text(command.to_string())).await.expect("an open socket");
+    }
+    let mut expected = vec![answer, duplicate, push];
+    while !expected.is_empty() {
+        let message = within("an answer", LIMIT, ws.next()).await.expect("an open socket").expect("a frame");
+        for line in message.to_text().expect("text").lines() {
+            let said: Value = serde_json::from_str(line).expect("JSON");
+            if said["id"] == 1 || said["id"] == 2 || said == json!({}) {
+                continue;
+            }
+            let at = expected.iter().position(|shown| as_shown(shown, &said));
+            expected.remove(at.unwrap_or_else(|| panic!("{said} is none of {expected:?}")));
+        }
+    }
+    assert!(examples.next().is_none(), "an example that nothing checks");
+}
