@@ -6,10 +6,8 @@
 //! - [`replica`]: what every seat does: follow the primary, hold the log, apply up to the commit point.
 //! - [`leader`]: promotion, catch-up of the other seats, the commit point, proposals.
 //! - [`serve`]: the primary's answers to routers.
-//! - [`early`]: attaches that wait for the placement that they follow.
 
 mod catchup;
-mod early;
 #[doc(hidden)]
 pub mod inspect;
 mod leader;
@@ -28,7 +26,6 @@ use roomring_control::clock::Time;
 use roomring_control::placement::{Retention, RoomLimits, SlotRecord};
 use roomring_proto::{Incarnation, PlacementRef, Seat, SlotId, Term, Uid, Version, v1};
 
-use self::early::Early;
 use self::leader::Leader;
 use self::replica::Replica;
 pub use self::rules::{Rule, Rules};
@@ -183,7 +180,6 @@ pub struct Slot {
     leader: Option<Leader>,
     up: BTreeSet<Incarnation>,
     links: BTreeMap<LinkId, Incarnation>,
-    early: Early,
 }
 
 impl Slot {
@@ -197,7 +193,6 @@ impl Slot {
             leader: None,
             up: BTreeSet::new(),
             links: BTreeMap::new(),
-            early: Early::default(),
         }
     }
 
@@ -254,7 +249,6 @@ impl Slot {
                 self.links.insert(link, router);
             }
             Input::LinkDown(link) => {
-                self.early.drop_link(link);
                 if let Some(router) = self.links.remove(&link)
                     && let Some(leader) = &mut self.leader
                 {
@@ -323,9 +317,6 @@ impl Slot {
             self.leader = Some(Leader::new(term, replica, grace));
         }
         self.lead(env, out, |leader, replica, ctx, out| leader.on_view(replica, ctx, out));
-        for (link, attach) in self.early.due(version) {
-            self.on_router(env, link, v1::router_message::Kind::Attach(attach), out);
-        }
     }
 
     /// Stops acknowledging and delivering, and tells the routers.
@@ -415,14 +406,6 @@ impl Slot {
 
     fn on_router(&mut self, env: &Env, link: LinkId, message: v1::router_message::Kind, out: &mut Vec<Output>) {
         if !self.links.contains_key(&link) {
-            return;
-        }
-        self.early.amend(link, &message);
-        if let v1::router_message::Kind::Attach(attach) = &message
-            && self.view.is_some()
-            && self.leader.as_ref().is_none_or(|l| l.term().0 < attach.term_seen)
-            && self.early.keep(link, attach, self.placement())
-        {
             return;
         }
         if self.leader.is_none() || !env.in_contact() {

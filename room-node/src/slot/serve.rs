@@ -11,7 +11,7 @@ use v1::router_message::Kind as FromRouter;
 
 use super::leader::{Leader, Links};
 use super::replica::Replica;
-use super::{Ctx, LinkId, Output, Rule, Rules, early, log};
+use super::{Ctx, LinkId, Output, Rule, Rules, log};
 use crate::entry::{Body, Client, Entry, Publish};
 use crate::room::{Applied, Number, Room};
 
@@ -348,8 +348,12 @@ impl Leader {
 
     fn on_presence(&mut self, link: LinkId, presence: v1::Presence, replica: &mut Replica, ctx: &Ctx<'_>) {
         // A room whose attach is still held gets its members from it.
-        if self.held.iter_mut().filter(|h| h.link == link).any(|h| early::announce(&mut h.attach, &presence)) {
-            return;
+        for held in self.held.iter_mut().filter(|h| h.link == link) {
+            if let Some(wanted) = held.attach.rooms.iter_mut().find(|r| r.room == presence.room) {
+                wanted.members.retain(|m| !presence.left.contains(&m.client));
+                wanted.members.extend(presence.joined.iter().cloned());
+                return;
+            }
         }
         let Some(router) = ctx.links.get(&link).copied() else { return };
         let Some((room, links)) = self.attached.get_key_value(presence.room.as_str()) else { return };
@@ -368,8 +372,9 @@ impl Leader {
     }
 
     fn on_detach(&mut self, link: LinkId, detach: &v1::Detach, replica: &mut Replica, ctx: &Ctx<'_>) {
+        let gone: BTreeSet<&str> = detach.rooms.iter().map(String::as_str).collect();
         for held in self.held.iter_mut().filter(|h| h.link == link) {
-            early::detach_from(&mut held.attach, detach);
+            held.attach.rooms.retain(|r| !gone.contains(r.room.as_str()));
         }
         let Some(router) = ctx.links.get(&link).copied() else { return };
         for name in &detach.rooms {
