@@ -15,6 +15,9 @@ use crate::worker::load_of;
 /// How long the workers may take to say what they hold.
 const STATUS_DEADLINE: Duration = Duration::from_secs(2);
 
+/// Most rooms in an answer: with names at their limit it fits a gRPC message.
+const ROOMS: usize = 50_000;
+
 /// Serves `Admin`.
 #[derive(Debug, Clone)]
 pub(crate) struct AdminService {
@@ -61,6 +64,16 @@ impl Admin for AdminService {
             load: Some(load_of(&shell.reports).wire()),
             slots: if request.into_inner().slots { slots } else { Vec::new() },
         }))
+    }
+
+    async fn rooms(&self, _: Request<v1::RoomsRequest>) -> Result<Response<v1::RoomsReply>, Status> {
+        let rooms = timeout(STATUS_DEADLINE, self.shell.workers.rooms())
+            .await
+            .map_err(|_| Status::deadline_exceeded(format!("the workers did not answer within {STATUS_DEADLINE:?}")))?;
+        let mut rooms = rooms?;
+        let left_out = rooms.len().saturating_sub(ROOMS) as u64;
+        rooms.truncate(ROOMS);
+        Ok(Response::new(v1::RoomsReply { rooms, left_out }))
     }
 
     async fn router_status(

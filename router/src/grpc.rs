@@ -121,6 +121,10 @@ impl Admin for AdminService {
         Err(Status::unimplemented("this is a router"))
     }
 
+    async fn rooms(&self, _: Request<v1::RoomsRequest>) -> Result<Response<v1::RoomsReply>, Status> {
+        Err(Status::unimplemented("this is a router"))
+    }
+
     async fn router_status(
         &self,
         _: Request<v1::RouterStatusRequest>,

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use roomring_control::daemon::Span;
 use roomring_control::placement::WEIGHT;
@@ -48,6 +48,16 @@ pub(crate) enum Verb {
     Unpin(UnpinArgs),
     /// Move a slot to a node
     Move(MoveArgs),
+    /// Show how even the load is, and move hot slots off nodes that carry too much
+    Rebalance(RebalanceArgs),
+    /// List rooms, the largest or the busiest first
+    Rooms(RoomsArgs),
+    /// Show what moved lately, when, why and how long it took
+    Events(EventsArgs),
+    /// Show nodes, load and moves, live
+    Top(TopArgs),
+    /// Follow a room's messages
+    Tail(TailArgs),
     /// Write a completion script for a shell to stdout
     Completions(CompletionsArgs),
     /// Run a program that ends when its parent does
@@ -167,6 +177,81 @@ pub(crate) struct MoveArgs {
     pub(crate) back: bool,
     #[command(flatten)]
     pub(crate) change: Change,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RebalanceArgs {
+    /// Show the plan, and change nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Let the nodes rebalance by themselves
+    #[arg(long, conflicts_with_all = ["dry_run", "off", "wait"])]
+    pub(crate) on: bool,
+    /// Have the nodes leave slots where they are
+    #[arg(long, conflicts_with_all = ["dry_run", "wait"])]
+    pub(crate) off: bool,
+    /// Wait until the slots are there
+    #[arg(long, conflicts_with = "dry_run")]
+    pub(crate) wait: bool,
+    /// How long to wait at most
+    #[arg(long, value_name = "TIME", default_value_t = Span::secs(600), requires = "wait")]
+    pub(crate) timeout: Span,
+    #[command(flatten)]
+    pub(crate) change: Change,
+}
+
+/// What rooms are sorted by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub(crate) enum RoomsBy {
+    /// Most members first
+    #[default]
+    Members,
+    /// Most messages a second first
+    Rate,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RoomsArgs {
+    /// Only rooms of this node
+    #[arg(long)]
+    pub(crate) node: Option<NodeId>,
+    /// What comes first
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) sort: RoomsBy,
+    /// How many to list at most
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 20)]
+    pub(crate) last: usize,
+    #[command(flatten)]
+    pub(crate) common: Common,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct EventsArgs {
+    /// How many of the latest to list at most
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 20)]
+    pub(crate) last: usize,
+    #[command(flatten)]
+    pub(crate) common: Common,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TopArgs {
+    /// Write one screen and end
+    #[arg(long)]
+    pub(crate) once: bool,
+    #[command(flatten)]
+    pub(crate) target: Target,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TailArgs {
+    /// The room's name
+    pub(crate) room: RoomId,
+    /// Name under which it is read: members of the room see who reads
+    #[arg(long, value_name = "USER", default_value = "roomctl")]
+    pub(crate) user: String,
+    #[command(flatten)]
+    pub(crate) common: Common,
 }
 
 #[derive(Debug, Args)]
@@ -291,6 +376,11 @@ mod tests {
             (&["roomctl", "unpin", "lobby", "--slot", "3"], "--slot"),
             (&["roomctl", "move", "lobby", "a"], "<SLOT>"),
             (&["roomctl", "move", "3"], "<NODE>"),
+            (&["roomctl", "rebalance", "--on", "--off"], "--off"),
+            (&["roomctl", "rebalance", "--dry-run", "--wait"], "--wait"),
+            (&["roomctl", "rooms", "--sort", "name"], "--sort"),
+            (&["roomctl", "events", "-n", "few"], "--last"),
+            (&["roomctl", "tail"], "<ROOM>"),
         ] {
             let error = Cli::try_parse_from(args).unwrap_err();
             assert!(error.to_string().contains(flag), "{error}");

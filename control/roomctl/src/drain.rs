@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use roomring_control::intents::Edit;
 use roomring_control::placement::Placement;
 use roomring_proto::NodeId;
@@ -53,14 +53,14 @@ pub(crate) async fn drain(args: DrainArgs) -> anyhow::Result<Outcome> {
         return Ok(Outcome::Fine);
     }
     let started = Instant::now();
-    let bar = bar(before.seats, &args.node);
+    let bar = ProgressBar::new(before.seats).with_style(edit::bar_style(&format!("draining {}", args.node)));
     while drained.left.seats > 0 && started.elapsed() < args.timeout.0 {
         tokio::time::sleep(LOOK.min(args.timeout.0.saturating_sub(started.elapsed()))).await;
         drained.left = held(Snapshot::read(target).await?.formed(target)?, &args.node);
         // Its share may grow first: a drain that follows a join.
         bar.set_length(before.seats.max(drained.left.seats));
         bar.set_position(bar.length().unwrap_or(0).saturating_sub(drained.left.seats));
-        bar.set_message(format!("{} primaries left", drained.left.primaries));
+        bar.set_message(format!("seats moved, {} primaries left", drained.left.primaries));
     }
     bar.finish_and_clear();
     let waited = started.elapsed();
@@ -103,13 +103,4 @@ fn held(placement: &Placement, node: &NodeId) -> Held {
 
 fn has(held: Held) -> String {
     format!("holds {} seats, {} of them primaries", held.seats, held.primaries)
-}
-
-/// Drawn on stderr if that is a terminal.
-fn bar(seats: u64, node: &NodeId) -> ProgressBar {
-    let style = ProgressStyle::with_template("{prefix} [{bar:30}] {pos}/{len} seats moved, {msg} ({elapsed})");
-    let bar = ProgressBar::new(seats).with_prefix(format!("draining {node}"));
-    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> "));
-    bar.set_message("waiting for the first to move");
-    bar
 }

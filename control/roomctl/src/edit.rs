@@ -1,9 +1,10 @@
 //! Changing what operators want, which every verb that changes something does alike.
 
 use std::io::{BufRead, IsTerminal, Write};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use anyhow::Context;
+use indicatif::ProgressStyle;
 use roomring_control::intents::{Author, Edit, Hazard, Intents, NotMade};
 use roomring_control::registry::{IntentsError, IntentsStore};
 use serde::Serialize;
@@ -33,16 +34,23 @@ pub(crate) async fn make(args: &Change, snapshot: &Snapshot, edit: &Edit) -> any
     let hazards = edit.judge(&snapshot.intents, &view).map_err(|e| Refused(e.to_string()))?;
     confirm(args, edit, &hazards)?;
     let author = author(&args.reason);
-    let changed = update(args, |intents| edit.make(intents, &view, &hazards, &author)).await?;
+    let changed = match update(args, |intents| edit.make(intents, &view, &hazards, &author)).await? {
+        Ok(changed) => changed,
+        Err(NotMade::Refused(refusal)) => return Err(Refused(refusal.to_string()).into()),
+        Err(hazardous @ NotMade::Hazardous { .. }) => {
+            let text = "others changed the cluster meanwhile; nothing was changed: look, then try again";
+            return Err(Conflict(format!("{text} ({hazardous})")).into());
+        }
+    };
     let confirmed = hazards.iter().map(Hazard::to_string).collect();
     Ok(Made { change: edit.to_string(), changed, confirmed })
 }
 
-/// Writes the intents as `change` wants them.
-pub(crate) async fn update<T>(
+/// Writes the intents as `change` wants them; what it refuses with comes back.
+pub(crate) async fn update<T, E>(
     args: &Change,
-    change: impl FnMut(&mut Intents) -> Result<T, NotMade>,
-) -> anyhow::Result<T> {
+    change: impl FnMut(&mut Intents) -> Result<T, E>,
+) -> anyhow::Result<Result<T, E>> {
     let target = &args.common.target;
     let write = async {
         let store = IntentsStore::open(&target.etcd, &target.cluster).await?;
@@ -51,12 +59,7 @@ pub(crate) async fn update<T>(
     let written = tokio::time::timeout(DEADLINE, write).await;
     let unknown = "whether the change was made is not known; see `roomctl status`, or order it again";
     match written.with_context(|| format!("no answer from etcd within {}s: {unknown}", DEADLINE.as_secs()))? {
-        Ok(Ok(told)) => Ok(told),
-        Ok(Err(NotMade::Refused(refusal))) => Err(Refused(refusal.to_string()).into()),
-        Ok(Err(hazardous)) => Err(Conflict(format!(
-            "others changed the cluster meanwhile, and now {hazardous}; nothing was changed: look, then try again"
-        ))
-        .into()),
+        Ok(told) => Ok(told),
         Err(contended @ IntentsError::Contended { .. }) => Err(Conflict(contended.to_string()).into()),
         Err(IntentsError::Etcd(e)) => Err(anyhow::anyhow!("{e}: {unknown}")),
         Err(e @ IntentsError::Unreadable { .. }) => {
@@ -90,13 +93,18 @@ pub(crate) fn ask(args: &Change, what: &str) -> Result<(), Refused> {
     }
 }
 
+/// A bar on stderr, if that is a terminal: `what` is under way.
+pub(crate) fn bar_style(what: &str) -> ProgressStyle {
+    let style = ProgressStyle::with_template(&format!("{what} [{{bar:30}}] {{pos}}/{{len}} {{msg}} ({{elapsed}})"));
+    style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> ")
+}
+
 /// Whoever runs this, now.
 pub(crate) fn author(reason: &str) -> Author {
     let name = std::env::var("USER").ok().filter(|name| !name.is_empty());
-    let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Author {
         name: name.unwrap_or_else(|| "an operator".to_owned()),
-        time_ms: u64::try_from(unix.as_millis()).unwrap_or(u64::MAX),
+        time_ms: output::now_ms(),
         reason: reason.to_owned(),
     }
 }

@@ -1,6 +1,9 @@
 //! `roomctl explain ROOM`.
 
+use std::collections::BTreeSet;
+
 use anyhow::Context;
+use roomring_control::intents::Origin;
 use roomring_control::placement::{Placement, Recent, SlotRecord};
 use roomring_control::planner;
 use roomring_proto::{Incarnation, Seat, SlotId};
@@ -28,7 +31,7 @@ struct Explanation {
     learners: Vec<String>,
     /// Where the ring wants it, the primary first.
     wish: Vec<String>,
-    /// Why it is not there; empty if it is.
+    /// Why it is there, or not yet where it is wanted; empty if the ring alone wants it where it is.
     why: Vec<String>,
     /// The latest first.
     changes: Vec<ChangeRow>,
@@ -84,12 +87,30 @@ fn why(
     wish: &[Incarnation],
 ) -> Vec<String> {
     let mut why = Vec::new();
+    let takers = planner::takers(&snapshot.view(), &snapshot.intents);
     let name = |i: Incarnation| name(placement, i);
     let in_sync = |i: Incarnation| slot.in_sync.iter().any(|s| s.incarnation == i);
     let primary = slot.primary.incarnation;
     if let Some(pinned) = snapshot.intents.pins.get(&number) {
-        why.push(format!("The slot is pinned to {pinned}."));
+        let void = if takers.contains_key(pinned) { "" } else { ", which takes no slots now" };
+        why.push(format!("The slot is pinned to {pinned}{void}."));
     }
+    if let Some(o) = snapshot.intents.overrides.get(&number) {
+        let who = match o.origin {
+            Origin::Operator => "an operator",
+            Origin::Rebalancer => "the rebalancer",
+        };
+        let reason = if o.reason.is_empty() { String::new() } else { format!(": {}", o.reason) };
+        let void = match () {
+            () if snapshot.intents.pins.contains_key(&number) => " (a pin wins)",
+            () if !takers.contains_key(&o.node) => " (which takes no slots now)",
+            () => "",
+        };
+        why.push(format!("It was moved to {}{void} by {who}, {}{reason}.", o.node, output::ago(o.time_ms)));
+    }
+    let seats = slot.seats().filter_map(|s| placement.members.get(&s.incarnation)).map(|m| &m.node);
+    let drained: BTreeSet<_> = seats.filter(|node| snapshot.intents.drained.contains(*node)).collect();
+    why.extend(drained.into_iter().map(|node| format!("{node} is being drained.")));
     let copies = placement.settings.replication as usize;
     if wish.len() < copies {
         why.push(format!("{copies} copies are wanted, and the ring has {} node(s) for them.", wish.len()));

@@ -5,6 +5,7 @@ mod completions;
 mod dev;
 mod drain;
 mod edit;
+mod events;
 mod explain;
 mod health;
 mod moves;
@@ -12,8 +13,12 @@ mod nodes;
 mod output;
 mod pin;
 mod probe;
+mod rebalance;
+mod rooms;
 mod snapshot;
 mod status;
+mod tail;
+mod top;
 mod weight;
 mod whereis;
 
@@ -58,6 +63,11 @@ async fn main() -> ExitCode {
         Verb::Pin(args) => pin::pin(args).await,
         Verb::Unpin(args) => pin::unpin(args).await,
         Verb::Move(args) => moves::run(args).await,
+        Verb::Rebalance(args) => rebalance::run(args).await,
+        Verb::Rooms(args) => rooms::run(args).await,
+        Verb::Events(args) => events::run(args).await,
+        Verb::Top(args) => top::run(args).await,
+        Verb::Tail(args) => tail::run(args).await,
         Verb::Completions(args) => completions::run(args),
     };
     match ran {

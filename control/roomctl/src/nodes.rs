@@ -1,5 +1,6 @@
 //! `roomctl nodes`.
 
+use roomring_control::load::NodeLoad;
 use serde::Serialize;
 
 use crate::cli::{Common, Outcome};
@@ -25,6 +26,10 @@ pub(crate) struct Row {
     pub(crate) contact_age_ms: Option<u64>,
     pub(crate) placement_version: Option<u64>,
     pub(crate) rss_bytes: Option<u64>,
+    /// Messages a second, in and out, as primary.
+    pub(crate) load: Option<f64>,
+    /// Times the share of the whole load that its weight makes it carry; absent while there is next to none.
+    pub(crate) of_share: Option<f64>,
     /// Why it did not answer.
     pub(crate) unreachable: Option<String>,
 }
@@ -95,10 +100,19 @@ pub(crate) async fn rows(snapshot: &Snapshot) -> Vec<Row> {
             contact_age_ms: told.map(|a| a.contact_age_ms),
             placement_version: told.and_then(|a| a.placement).map(|p| p.version),
             rss_bytes: told.map(|a| a.rss_bytes),
+            load: told.and_then(|a| a.load.as_ref()).map(|load| NodeLoad::read(load).total().cost()),
+            of_share: None,
             unreachable: answer.err(),
         }
     };
-    nodes.into_iter().zip(answers).map(row).collect()
+    let mut rows: Vec<Row> = nodes.into_iter().zip(answers).map(row).collect();
+    let takes = |r: &Row| r.state == NodeState::Member;
+    let total: f64 = rows.iter().filter(|r| takes(r)).filter_map(|r| r.load).sum();
+    let weights: f64 = rows.iter().filter(|r| takes(r)).map(|r| f64::from(r.weight)).sum();
+    for row in rows.iter_mut().filter(|r| takes(r) && r.weight > 0 && total >= 1.0) {
+        row.of_share = row.load.map(|load| load * weights / (total * f64::from(row.weight)));
+    }
+    rows
 }
 
 fn table(rows: &[Row]) -> String {
@@ -106,7 +120,7 @@ fn table(rows: &[Row]) -> String {
     let zones = rows.iter().any(|r| !r.zone.is_empty());
     let mut headers = vec!["NODE", "STATE", "ADDRESS", "INC."];
     headers.extend(zones.then_some("ZONE"));
-    headers.extend(["WEIGHT", "PRIMARIES", "WANTED", "ROOMS", "MEMBERS"]);
+    headers.extend(["WEIGHT", "PRIMARIES", "WANTED", "ROOMS", "MEMBERS", "MSG/S"]);
     let mut table = output::table(&headers);
     for row in rows {
         let number = |n: Option<u64>| word(n.map_or("-".to_owned(), |n| n.to_string()), Tone::Plain);
@@ -115,8 +129,9 @@ fn table(rows: &[Row]) -> String {
         cells.extend(zones.then(|| plain(&row.zone)));
         cells.extend([plain(&row.weight), plain(&row.primaries), plain(&row.wanted)]);
         cells.extend([number(row.rooms), number(row.members)]);
+        cells.push(word(row.load.map_or("-".to_owned(), |l| format!("{l:.0}")), Tone::Plain));
         table.add_row(cells);
     }
     let first = 4 + usize::from(zones);
-    output::finish(table, &[3, first, first + 1, first + 2, first + 3, first + 4])
+    output::finish(table, &[3, first, first + 1, first + 2, first + 3, first + 4, first + 5])
 }

@@ -69,10 +69,15 @@ pub(crate) fn print_json(answer: &impl Serialize) -> anyhow::Result<()> {
 
 /// Like `print!`, but a reader that went away (`roomctl nodes | head -1`) is no reason to panic.
 pub(crate) fn print_text(text: &str) -> anyhow::Result<()> {
+    print_some(text).map(|_| ())
+}
+
+/// As [`print_text`]; says whether there still is a reader.
+pub(crate) fn print_some(text: &str) -> anyhow::Result<bool> {
     let mut out = std::io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        written => written.context("writing to stdout"),
+        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(false),
+        written => written.map(|()| true).context("writing to stdout"),
     }
 }
 
@@ -88,9 +93,13 @@ pub(crate) fn age(ms: u64) -> String {
 
 /// How long ago a moment is, by this machine's clock and the one that told it.
 pub(crate) fn ago(time_ms: u64) -> String {
+    format!("{} ago", age(now_ms().saturating_sub(time_ms)))
+}
+
+/// Unix time, ms.
+pub(crate) fn now_ms() -> u64 {
     let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let now = u64::try_from(unix.as_millis()).unwrap_or(u64::MAX);
-    format!("{} ago", age(now.saturating_sub(time_ms)))
+    u64::try_from(unix.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// A moment in UTC, for programs.

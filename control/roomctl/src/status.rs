@@ -1,7 +1,9 @@
 //! `roomctl status`.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
+use roomring_control::intents::{Intents, Origin, Override};
 use roomring_control::placement::{Cause, Eviction, Placement, Recent};
 use serde::Serialize;
 
@@ -22,6 +24,9 @@ struct Status {
     trouble: Vec<String>,
     placement: Option<PlacementRow>,
     slots: SlotCounts,
+    wishes: Wishes,
+    #[serde(skip)]
+    in_words: Vec<String>,
     nodes: Vec<Row>,
     routers: Vec<RouterRow>,
     /// The latest first.
@@ -38,6 +43,28 @@ struct PlacementRow {
     fence_after_ms: u64,
     members: usize,
     evicted: usize,
+}
+
+/// What operators and the rebalancer want.
+#[derive(Debug, Serialize)]
+struct Wishes {
+    drained: Vec<String>,
+    /// Slot to node.
+    pins: BTreeMap<u32, String>,
+    /// Slot to node, with who moved it.
+    overrides: BTreeMap<u32, OverrideRow>,
+    /// Node to percent.
+    weights: BTreeMap<String, u32>,
+    rebalancing: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct OverrideRow {
+    node: String,
+    /// `operator` or `rebalancer`.
+    by: &'static str,
+    since: String,
+    reason: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -69,6 +96,9 @@ struct EvictionRow {
     silent_ms: Option<u64>,
 }
 
+/// Most pins named; more are counted.
+const NAMED: usize = 3;
+
 /// Most evictions shown.
 const EVICTIONS: usize = 5;
 
@@ -88,6 +118,8 @@ pub(crate) async fn run(args: Common) -> anyhow::Result<Outcome> {
         trouble,
         placement: placement.map(PlacementRow::new),
         slots,
+        wishes: Wishes::new(&snapshot.intents),
+        in_words: wishes(&snapshot.intents),
         nodes,
         routers,
         evictions: placement.map(evictions).unwrap_or_default(),
@@ -97,6 +129,52 @@ pub(crate) async fn run(args: Common) -> anyhow::Result<Outcome> {
         Format::Table => output::print_text(&table(&status))?,
     }
     Ok(if status.healthy { Outcome::Fine } else { Outcome::Trouble })
+}
+
+impl Wishes {
+    fn new(intents: &Intents) -> Self {
+        let moved = |o: &Override| OverrideRow {
+            node: o.node.to_string(),
+            by: match o.origin {
+                Origin::Operator => "operator",
+                Origin::Rebalancer => "rebalancer",
+            },
+            since: output::utc(o.time_ms),
+            reason: o.reason.clone(),
+        };
+        Self {
+            drained: intents.drained.iter().map(ToString::to_string).collect(),
+            pins: intents.pins.iter().map(|(slot, node)| (slot.0, node.to_string())).collect(),
+            overrides: intents.overrides.iter().map(|(slot, o)| (slot.0, moved(o))).collect(),
+            weights: intents.weights.iter().map(|(node, weight)| (node.to_string(), *weight)).collect(),
+            rebalancing: !intents.rebalancing_off,
+        }
+    }
+}
+
+/// What operators and the rebalancer want, in words; few enough for a line or two.
+pub(crate) fn wishes(intents: &Intents) -> Vec<String> {
+    let mut words = Vec::new();
+    if !intents.drained.is_empty() {
+        let drained: Vec<_> = intents.drained.iter().map(ToString::to_string).collect();
+        words.push(format!("drained {}", drained.join(" ")));
+    }
+    words.extend(intents.weights.iter().map(|(node, weight)| format!("{node} weighs {weight}%")));
+    if !intents.pins.is_empty() {
+        let pins: Vec<_> = intents.pins.iter().map(|(slot, node)| format!("{slot} to {node}")).collect();
+        words.push(match pins.len() {
+            0..=NAMED => format!("pinned {}", pins.join(", ")),
+            n => format!("{n} slots pinned"),
+        });
+    }
+    for (origin, by) in [(Origin::Operator, "operators"), (Origin::Rebalancer, "the rebalancer")] {
+        match intents.overrides.values().filter(|o| o.origin == origin).count() {
+            0 => {}
+            n => words.push(format!("{n} slot(s) moved by {by}")),
+        }
+    }
+    words.push(format!("rebalancing {}", if intents.rebalancing_off { "off" } else { "on" }));
+    words
 }
 
 fn evictions(placement: &Placement) -> Vec<EvictionRow> {
@@ -281,6 +359,7 @@ fn head(status: &Status) -> String {
             format!("{} ok, {} moving, {} under-replicated, {} offline", s.ok, s.moving, s.under_replicated, s.offline),
         );
     }
+    table.add_row([word("wishes", Tone::Plain), word(status.in_words.join(", "), Tone::Plain)]);
     table.add_row([word("health", Tone::Plain), health]);
     output::finish(table, &[])
 }

@@ -177,3 +177,87 @@ async fn intents_that_can_not_be_read_are_not_overwritten() {
     assert_eq!(ran.code, Some(1), "{}", ran.stderr);
     assert!(ran.stderr.contains("/roomring/test/intents") && ran.stderr.contains("newer roomctl"), "{}", ran.stderr);
 }
+
+#[tokio::test]
+async fn rebalancing_is_switched_off_and_on_and_says_what_it_lacks() {
+    let mut cluster = Cluster::start().await;
+    cluster.refused(&["rebalance", "--dry-run"], 3, "the load of a, b is not known").await;
+    assert_eq!(cluster.json(&["rebalance", "--off"]).await["changed"], true);
+    assert!(cluster.intents().await.rebalancing_off);
+    let status = cluster.roomctl(&["status"]).await;
+    assert!(status.stdout.contains("rebalancing off"), "{}", status.stdout);
+    let ran = cluster.roomctl(&["rebalance", "--on"]).await;
+    assert_eq!((ran.code, ran.stdout.as_str()), (Some(0), "automatic rebalancing is on\n"), "{}", ran.stderr);
+    assert!(!cluster.intents().await.rebalancing_off);
+}
+
+#[tokio::test]
+async fn what_is_wanted_is_told_by_status_explain_and_events() {
+    let cluster = Cluster::start().await;
+    cluster.json(&["drain", "c", "--reason", "new disks"]).await;
+    let pinned = cluster.json(&["pin", "lobby", "a"]).await;
+    let slot = pinned["slot"].as_u64().unwrap();
+    let moved = ((slot + 1) % 4).to_string();
+    cluster.json(&["move", &moved, "b"]).await;
+    let ran = cluster.roomctl(&["status", "-o", "json"]).await;
+    let wishes = &ran.json()["wishes"];
+    assert_eq!(wishes["drained"], serde_json::json!(["c"]));
+    assert_eq!(wishes["pins"], serde_json::json!({ slot.to_string(): "a" }));
+    assert_eq!(
+        (&wishes["overrides"][&moved]["node"], &wishes["overrides"][&moved]["by"]),
+        (&"b".into(), &"operator".into())
+    );
+    assert_eq!(wishes["rebalancing"], true);
+    let shown = cluster.roomctl(&["status"]).await.stdout;
+    let line = format!("drained c, pinned {slot} to a, 1 slot(s) moved by operators, rebalancing on");
+    assert!(shown.contains(&line), "{shown}");
+    let why = cluster.roomctl(&["explain", "lobby"]).await.stdout;
+    assert!(why.contains("The slot is pinned to a."), "{why}");
+
+    let events = cluster.json(&["events"]).await;
+    let texts: Vec<_> = events.as_array().unwrap().iter().map(|e| e["text"].as_str().unwrap()).collect();
+    assert_eq!(texts[0], "evict c (silent)", "what happened in 2023 comes first: {texts:?}");
+    assert_eq!(texts[1..], ["drain c".to_owned(), format!("pin s{slot} to a"), format!("move s{moved} to b")]);
+    assert_eq!(events[1]["reason"], "new disks");
+    let last = cluster.roomctl(&["events", "-n", "1"]).await;
+    assert_eq!((last.code, last.stdout.lines().count()), (Some(0), 2), "a header and one line: {}", last.stdout);
+}
+
+#[tokio::test]
+async fn rooms_tail_and_top_say_what_they_lack() {
+    let cluster = Cluster::start().await;
+    let ran = cluster.roomctl(&["rooms"]).await;
+    assert_eq!(ran.code, Some(1), "nobody answers");
+    assert!(
+        ran.stderr.contains("a at 127.0.0.1:1") && ran.stderr.contains("its rooms are missing here"),
+        "{}",
+        ran.stderr
+    );
+    let ran = cluster.roomctl(&["rooms", "--node", "z"]).await;
+    assert_eq!(ran.code, Some(3));
+    assert!(ran.stderr.contains("no node z is registered; there are a, b, c"), "{}", ran.stderr);
+    let ran = cluster.roomctl(&["tail", "lobby"]).await;
+    assert_eq!(ran.code, Some(1));
+    assert!(ran.stderr.contains("no router is registered"), "{}", ran.stderr);
+    let ran = cluster.roomctl(&["top"]).await;
+    assert_eq!(ran.code, Some(2), "this is no terminal");
+    assert!(ran.stderr.contains("--once"), "{}", ran.stderr);
+    let ran = cluster.roomctl(&["top", "--once"]).await;
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    assert!(ran.stdout.contains("unreachable") && ran.stdout.contains("b -> a"), "{}", ran.stdout);
+}
+
+#[tokio::test]
+async fn every_verb_is_in_the_completions() {
+    let help = roomctl(&["--help"]).await.stdout;
+    let commands = help.split("Commands:").nth(1).unwrap().split("Options:").next().unwrap();
+    let verbs = commands.lines().filter_map(|l| l.strip_prefix("  ")?.split(' ').next()).filter(|v| !v.is_empty());
+    let verbs: Vec<&str> = verbs.collect();
+    assert!(verbs.len() >= 18, "{verbs:?}");
+    for shell in ["bash", "zsh", "fish"] {
+        let script = roomctl(&["completions", shell]).await.stdout;
+        for verb in &verbs {
+            assert!(script.contains(verb), "{verb} for {shell}");
+        }
+    }
+}

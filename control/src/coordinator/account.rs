@@ -1,6 +1,7 @@
 //! What a write of the placement changed, for the log and for the record that the placement keeps of it. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use roomring_proto::{Incarnation, NodeId, SlotId, Version};
 
@@ -29,7 +30,19 @@ impl Written {
             nodes: Vec::new(),
             slots: Vec::new(),
             slots_changed: 0,
+            copying: None,
         }
+    }
+
+    /// How long the slowest of the copies took that are in sync now, as far as their beginning is still on record.
+    fn copying(&self, base: &Placement, changes: &[Change]) -> Option<Duration> {
+        let since = changes.iter().filter_map(|c| match c {
+            Change::IntoSync { seat, .. } => Some(seat.since),
+            _ => None,
+        });
+        let began =
+            since.filter_map(|since| base.recent.iter().find(|r| r.version == since)).map(|r| r.time_ms).min()?;
+        Some(Duration::from_millis(self.time_ms.saturating_sub(began)))
     }
 }
 
@@ -107,6 +120,7 @@ pub(super) fn of_changes(base: &Placement, changes: &[Change], evictions: Vec<Ev
         parts.push(text);
     }
     let slots = changed_slots(base, changes);
+    let copying = written.copying(base, changes);
     let named = |n: usize| n <= NAMED;
     nodes.extend(lost);
     let nodes = nodes.iter().filter_map(|n| NodeId::new(n).ok()).collect::<Vec<_>>();
@@ -115,6 +129,7 @@ pub(super) fn of_changes(base: &Placement, changes: &[Change], evictions: Vec<Ev
         nodes: if named(nodes.len()) { nodes } else { Vec::new() },
         slots_changed: u32::try_from(slots.len()).unwrap_or(u32::MAX),
         slots: if named(slots.len()) { slots.into_iter().collect() } else { Vec::new() },
+        copying,
         ..written.record(parts.join(", "))
     }
 }
@@ -167,8 +182,6 @@ fn name(base: &Placement, changes: &[Change], incarnation: Incarnation) -> Strin
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::placement::Cause;
     use crate::placement::fixtures::placement;
@@ -207,6 +220,21 @@ mod tests {
         assert_eq!(told.text, "evict node-1 (connection refused)");
         assert_eq!(told.slots.iter().map(|s| s.0).collect::<Vec<_>>(), [0, 2, 3, 5]);
         assert_eq!((told.evictions.len(), told.by.as_str(), told.version), (1, "node-2", Version(2)));
+    }
+
+    #[test]
+    fn a_copy_that_is_in_sync_is_told_with_how_long_it_took() {
+        let mut base = placement(4, 1, &[1, 2]);
+        let copy = [Change::AddLearner { slot: SlotId(0), incarnation: Incarnation(2) }];
+        let begun = Written { version: Version(2), time_ms: 100, by: NodeId::new("node-1").unwrap() };
+        let record = of_changes(&base, &copy, Vec::new(), begun);
+        assert_eq!(record.copying, None);
+        base = base.with(&copy).unwrap();
+        base.recent.push(record);
+        let seat = base.slots[0].learners[0];
+        let done = [Change::IntoSync { slot: SlotId(0), seat, term: base.slots[0].term }];
+        let ended = Written { version: Version(3), time_ms: 350, by: NodeId::new("node-1").unwrap() };
+        assert_eq!(of_changes(&base, &done, Vec::new(), ended).copying, Some(Duration::from_millis(250)));
     }
 
     #[test]

@@ -64,6 +64,8 @@ pub struct Recent {
     pub slots: Vec<SlotId>,
     /// How many slots it changed.
     pub slots_changed: u32,
+    /// Of the copies that came to be in sync by it, the longest time that one took since it was begun, as far as known.
+    pub copying: Option<Duration>,
 }
 
 /// The last writes, ascending by version. Bounded.
@@ -169,6 +171,7 @@ fn encode(r: &Recent) -> v1::Recent {
         nodes: r.nodes.iter().map(NodeId::to_string).collect(),
         slots: r.slots.iter().map(|s| s.0).collect(),
         slots_changed: r.slots_changed,
+        copying_ms: r.copying.map(|d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX)),
     }
 }
 
@@ -189,6 +192,7 @@ fn decode(r: v1::Recent) -> Option<Recent> {
         nodes: r.nodes.iter().filter_map(|n| NodeId::new(n).ok()).collect(),
         slots: r.slots.into_iter().map(SlotId).collect(),
         slots_changed: r.slots_changed,
+        copying: r.copying_ms.map(Duration::from_millis),
         text: r.text,
     })
 }
@@ -213,6 +217,7 @@ mod tests {
             nodes: vec![NodeId::new("a").unwrap()],
             slots: vec![SlotId(7)],
             slots_changed: 1,
+            copying: Some(Duration::from_millis(3)),
         }
     }
 

@@ -1,4 +1,4 @@
-//! A slot seen from outside, for the checks in `tests/`: what it holds and believes. Nothing here is used to run a slot, and
+//! A slot seen from outside, for the checks in `tests/` and for operators: what it holds and believes. Nothing here is used to run a slot, and
 //! nothing here changes what it does.
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -45,6 +45,7 @@ pub(crate) enum Mail {
         messages: Vec<(SlotId, v1::router_message::Kind)>,
     },
     Status(oneshot::Sender<Vec<v1::SlotStatus>>),
+    Rooms(oneshot::Sender<Vec<v1::RoomStatus>>),
 }
 
 /// The worker has ended: the process is stopping.
@@ -110,6 +111,17 @@ impl Workers {
         }
         slots.sort_by_key(|s| s.slot);
         Ok(slots)
+    }
+
+    /// Every room of the slots that this process is primary of.
+    pub(crate) async fn rooms(&self) -> Result<Vec<v1::RoomStatus>, Gone> {
+        let mut rooms = Vec::new();
+        for mailbox in self.mailboxes.iter() {
+            let (answer, answered) = oneshot::channel();
+            mailbox.send(Mail::Rooms(answer)).await.map_err(|_| Gone)?;
+            rooms.extend(answered.await.map_err(|_| Gone)?);
+        }
+        Ok(rooms)
     }
 
     fn split<T>(

@@ -157,6 +157,10 @@ impl Worker {
                 let _ = answer.send(self.shard.status());
                 return;
             }
+            Mail::Rooms(answer) => {
+                let _ = answer.send(self.shard.rooms());
+                return;
+            }
         };
         self.each([event]);
     }

@@ -9,8 +9,9 @@ use std::sync::Arc;
 use roomring_control::clock::Time;
 use roomring_control::placement::{Placement, SlotRecord};
 use roomring_proto::v1::node_message::Kind as NodeKind;
-use roomring_proto::{Incarnation, PlacementRef, Seat, SlotId, Term, Uid, Version, v1};
+use roomring_proto::{Incarnation, PlacementRef, RoomId, Seat, SlotId, Term, Uid, Version, v1};
 
+use crate::room::Room;
 use crate::slot::{self, Env, Input, LinkId, Output, Rules, Slot};
 
 /// Which slots are a worker's: those whose number leaves `index` when divided by `of`.
@@ -228,6 +229,20 @@ impl Shard {
             ..Default::default()
         };
         self.slots.values().map(|h| h.slot.status()).chain(self.quarantined.keys().map(fenced)).collect()
+    }
+
+    /// Every room of the slots that are served here.
+    pub fn rooms(&self) -> Vec<v1::RoomStatus> {
+        let served = self.slots.iter().filter(|(_, h)| h.slot.led().is_some_and(slot::inspect::Led::is_promoted));
+        let held = served.filter_map(|(slot, h)| Some((slot, h.slot.held()?)));
+        let status = |slot: &SlotId, name: &RoomId, room: &Room| v1::RoomStatus {
+            room: name.as_str().to_owned(),
+            slot: slot.0,
+            members: room.num_clients() as u64,
+            seq: room.seq().0,
+            created: room.created().0,
+        };
+        held.flat_map(|(slot, held)| held.rooms().iter().map(move |(name, room)| status(slot, name, room))).collect()
     }
 
     fn adopt(&mut self, at: Moment, placement: Arc<Placement>, contact: Option<Time>, out: &mut Vec<Output>) {

@@ -77,6 +77,7 @@ fn eviction() -> v1::Recent {
         nodes: vec!["c".to_owned()],
         slots: vec![3],
         slots_changed: 1,
+        copying_ms: None,
     }
 }
 

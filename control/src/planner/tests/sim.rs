@@ -209,6 +209,7 @@ impl Sim {
             nodes: Vec::new(),
             slots: Vec::new(),
             slots_changed: 0,
+            copying: None,
         }
     }
 
