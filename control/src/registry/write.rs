@@ -76,7 +76,7 @@ impl Registry {
         Proposed::Won
     }
 
-    /// Changes what operators want: see [`IntentsStore::update`].
+    /// Changes what operators want: see [`IntentsStore::update`](super::IntentsStore::update).
     ///
     /// # Errors
     /// If etcd does not answer, or holds something unreadable.
