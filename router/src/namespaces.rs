@@ -23,7 +23,7 @@ const HISTORY_SIZE: u32 = 10_000;
 const HISTORY_AGE: Span = Span::secs(30 * 24 * 3_600);
 
 /// Whether something that a client may ask for is done.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum When {
     /// Never, whoever asks.
@@ -46,7 +46,7 @@ impl When {
 }
 
 /// Who may join.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Join {
     /// Everybody.
@@ -58,7 +58,7 @@ pub enum Join {
 }
 
 /// Who may publish.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Publish {
     /// Everybody.
@@ -70,7 +70,7 @@ pub enum Publish {
 }
 
 /// What payloads are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Payload {
     /// JSON, for clients of either encoding.
@@ -80,7 +80,7 @@ pub enum Payload {
 }
 
 /// What holds in the rooms of a namespace.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Options {
     /// Most messages that a new room's history keeps; 0 = it has none. `None`: as the cluster has it.
@@ -139,7 +139,7 @@ impl Options {
 }
 
 /// The options of all rooms.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Namespaces {
     /// Of rooms outside of any namespace.
     default: Options,

@@ -11,6 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use roomring_control::clock::Time;
 use roomring_node::slot::LinkId;
+use roomring_proto::client::Format;
 use roomring_proto::close::ErrorCode;
 use roomring_proto::{Epoch, Generation, Incarnation, PlacementRef, RoomId, Seq, Term, Version, v1};
 use roomring_router::hub::api::{Client, ClientPosition, Codec, Command, Subscribed, ToClient};
@@ -104,9 +105,14 @@ impl Router {
     /// It knows nothing yet.
     pub(super) fn new() -> Self {
         let (id, user, conn_info) = ("c".to_owned(), "u".to_owned(), Bytes::new());
-        let client = Client { id, user, conn_info, codec: Codec::Json, queue: ClientQueue::new(1 << 20) };
+        let client =
+            Client { id, user, conn_info, codec: Codec::Centrifuge(Format::Json), queue: ClientQueue::new(1 << 20) };
         let client = Reader { client: Arc::new(client), turn: Arc::default() };
-        Self { slot: Shared::new(Slot::new(SLOT, Duration::from_secs(4))), client, seen: Seen::default() }
+        Self {
+            slot: Shared::new(Slot::new(SLOT, Duration::from_secs(4), Arc::default())),
+            client,
+            seen: Seen::default(),
+        }
     }
 
     /// The confirmed attachment.
