@@ -209,7 +209,7 @@ async fn what_is_wanted_is_told_by_status_explain_and_events() {
     );
     assert_eq!(wishes["rebalancing"], true);
     let shown = cluster.roomctl(&["status"]).await.stdout;
-    let line = format!("drained c, pinned {slot} to a, 1 slot(s) moved by operators, rebalancing on");
+    let line = format!("drained c, pinned s{slot} to a, 1 slot(s) moved by operators, rebalancing on");
     assert!(shown.contains(&line), "{shown}");
     let why = cluster.roomctl(&["explain", "lobby"]).await.stdout;
     assert!(why.contains("The slot is pinned to a."), "{why}");
