@@ -114,8 +114,9 @@ fn each_bug_put_in_on_purpose_is_found() {
 /// loss, and the move ends.
 #[test]
 fn every_interruption_of_a_move() {
-    /// Runs of each, which differ in their delays.
-    const SEEDS: std::ops::Range<u64> = 0..2;
+    /// Runs that strike, of each; they differ in their delays, and in some the first move does not come as far as the phase.
+    const RUNS: u64 = 2;
+    const SEEDS: std::ops::Range<u64> = 0..16;
     let mut failures = Vec::new();
     println!("{:<20}{}", "", Victim::ALL.map(|v| format!("{:>15}", v.to_string())).concat());
     for phase in Phase::ALL {
@@ -124,13 +125,16 @@ fn every_interruption_of_a_move() {
             let name = format!("struck: {phase}, {victim}");
             let mut struck = 0;
             for seed in SEEDS {
+                if struck >= RUNS {
+                    break;
+                }
                 match run(seed, Options { interrupt: Some(Interrupt { phase, victim }), ..Options::default() }) {
                     Ok(report) => struck += report.seen.get(&name).copied().unwrap_or(0),
                     Err(failure) => failures.push(format!("{phase}, {victim}: {failure}")),
                 }
             }
-            if struck == 0 {
-                failures.push(format!("{phase}, {victim}: never struck"));
+            if struck < RUNS {
+                failures.push(format!("{phase}, {victim}: struck {struck} times only"));
             }
             row += &format!("{:>15}", format!("{struck} struck"));
         }
