@@ -116,22 +116,22 @@ pub(crate) async fn rows(snapshot: &Snapshot) -> Vec<Row> {
 }
 
 fn table(rows: &[Row]) -> String {
-    // The column of zones is left out where nobody has one: 80 columns are few.
+    // 80 columns are few: zones are left out where nobody has one, incarnations are in the JSON only.
     let zones = rows.iter().any(|r| !r.zone.is_empty());
-    let mut headers = vec!["NODE", "STATE", "ADDRESS", "INC."];
+    let mut headers = vec!["NODE", "STATE", "ADDRESS"];
     headers.extend(zones.then_some("ZONE"));
-    headers.extend(["WEIGHT", "PRIMARIES", "WANTED", "ROOMS", "MEMBERS", "MSG/S"]);
+    headers.extend(["WGT", "PRIMARIES", "WANTED", "ROOMS", "MEMBERS", "MSG/S"]);
     let mut table = output::table(&headers);
     for row in rows {
         let number = |n: Option<u64>| word(n.map_or("-".to_owned(), |n| n.to_string()), Tone::Plain);
         let plain = |text: &dyn std::fmt::Display| word(text, Tone::Plain);
-        let mut cells = vec![plain(&row.id), row.state_cell(), plain(&row.address), plain(&row.incarnation)];
+        let mut cells = vec![plain(&row.id), row.state_cell(), plain(&row.address)];
         cells.extend(zones.then(|| plain(&row.zone)));
         cells.extend([plain(&row.weight), plain(&row.primaries), plain(&row.wanted)]);
         cells.extend([number(row.rooms), number(row.members)]);
         cells.push(word(row.load.map_or("-".to_owned(), |l| format!("{l:.0}")), Tone::Plain));
         table.add_row(cells);
     }
-    let first = 4 + usize::from(zones);
-    output::finish(table, &[3, first, first + 1, first + 2, first + 3, first + 4, first + 5])
+    let first = 3 + usize::from(zones);
+    output::finish(table, &[first, first + 1, first + 2, first + 3, first + 4, first + 5])
 }
