@@ -49,11 +49,16 @@ pub struct Options {
     pub lease_ttl: &'static str,
     /// The processes find each other and etcd over a network that can be cut: [`Cluster::net`].
     pub net: bool,
+    /// Slots may be moved where the load wants them: away from where the ring does, which [`Cluster::settled`] waits for.
+    pub rebalancing: bool,
     /// More flags for nodes.
     pub node_flags: Vec<&'static str>,
     /// More flags for routers.
     pub router_flags: Vec<&'static str>,
 }
+
+/// A router's flag by which whoever has joined no room may publish there.
+pub const ANYONE_PUBLISHES: &str = concat!("--config=", env!("CARGO_MANIFEST_DIR"), "/configs/anyone-publishes.toml");
 
 impl Default for Options {
     fn default() -> Self {
@@ -66,6 +71,7 @@ impl Default for Options {
             fence_after: "2s",
             lease_ttl: "2s",
             net: false,
+            rebalancing: false,
             node_flags: Vec::new(),
             router_flags: Vec::new(),
         }
@@ -114,6 +120,9 @@ impl Cluster {
         let mut cluster = Self::prepare(options);
         cluster.etcd.start().await;
         cluster.start_all().await;
+        if !cluster.options.rebalancing {
+            cluster.roomctl_json(&["rebalance", "--off"]).await;
+        }
         cluster
     }
 

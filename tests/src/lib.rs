@@ -32,7 +32,7 @@ mod turn;
 
 pub use chrome::{Chrome, Page};
 pub use client::{Client, Closed, Error, Event, Member, RoomLog};
-pub use cluster::{Cluster, Node, Options, Router, holder, primary, write};
+pub use cluster::{ANYONE_PUBLISHES, Cluster, Node, Options, Router, holder, primary, write};
 pub use crowd::Crowd;
 pub use etcd::Etcd;
 pub use expect::{eventually, evidence, within};

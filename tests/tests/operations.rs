@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use roomring_tests::{Client, Cluster, Options, Skew, SkewedTraffic, Weight, eventually, evidence};
+use roomring_tests::{ANYONE_PUBLISHES, Client, Cluster, Options, Skew, SkewedTraffic, Weight, eventually, evidence};
 
 /// Far longer than anything here takes.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -99,7 +99,8 @@ async fn a_skewed_load_is_evened_out_by_itself() {
         weight: Weight::Heavy,
         replication: 2,
         slots: 256,
-        router_flags: vec!["--publish-without-join"],
+        router_flags: vec![ANYONE_PUBLISHES],
+        rebalancing: true,
         ..Options::default()
     };
     let cluster = Cluster::start(options).await;

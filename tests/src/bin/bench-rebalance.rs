@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use roomring_tests::{Cluster, Options, Skew, SkewedTraffic, Weight};
+use roomring_tests::{ANYONE_PUBLISHES, Cluster, Options, Skew, SkewedTraffic, Weight};
 
 /// Over so long what nodes carry is counted.
 const COUNTED: Duration = Duration::from_secs(20);
@@ -63,7 +63,7 @@ async fn measure(args: &Args, seed: u32) -> bool {
         replication: 2,
         fence_after: "60s",
         lease_ttl: "10s",
-        router_flags: vec!["--publish-without-join"],
+        router_flags: vec![ANYONE_PUBLISHES],
         ..Options::default()
     };
     let cluster = Cluster::start(options).await;

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use audience::Audience;
 use clap::Parser;
 use nix::sys::signal::Signal;
-use roomring_tests::{Cluster, Follow, Options, Times, Weight, has_seats, primaries, primary};
+use roomring_tests::{ANYONE_PUBLISHES, Cluster, Follow, Options, Times, Weight, has_seats, primaries, primary};
 use voice::{Pace, Voice};
 
 /// Between two changes: what the first one left over is done by then.
@@ -81,7 +81,7 @@ async fn main() -> ExitCode {
         fence_after: "60s",
         lease_ttl: "10s",
         node_flags: vec!["--history-age", "1h", "--stop-grace", "60s"],
-        router_flags: vec!["--publish-without-join", "true"],
+        router_flags: vec![ANYONE_PUBLISHES],
         ..Options::default()
     };
     let mut cluster = Cluster::start(options).await;
