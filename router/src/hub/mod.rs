@@ -13,6 +13,7 @@ mod publishes;
 pub mod queue;
 mod requests;
 mod room;
+mod rules;
 #[cfg(test)]
 mod sim;
 mod slot;
@@ -30,6 +31,7 @@ mod worker;
 #[doc(hidden)]
 pub mod core {
     pub use super::attach::{Link, Route};
+    pub use super::rules::{Rule, Rules};
     pub use super::slot::{Output, Slot};
 }
 

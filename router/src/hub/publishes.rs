@@ -14,6 +14,7 @@ use roomring_proto::{Epoch, Generation, RoomId, Seq, SlotId, v1};
 use v1::refusal::Reason;
 
 use super::api::{Client, Position, Published, ToClient};
+use super::rules::{Rule, Rules};
 use crate::namespaces::Namespaces;
 
 /// Most unanswered publishes of a slot. At a busy slot's 10,000 a second it is what comes in during a failover.
@@ -31,6 +32,7 @@ pub(super) struct Publishes {
     last_number: u64,
     bytes: usize,
     waiting: BTreeMap<u64, Waiting>,
+    rules: Rules,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -58,7 +60,11 @@ pub(super) enum Verdict {
 
 impl Publishes {
     pub(super) fn new(slot: SlotId, deadline: Duration, namespaces: Arc<Namespaces>) -> Self {
-        Self { slot, namespaces, deadline, last_number: 0, bytes: 0, waiting: BTreeMap::new() }
+        Self { slot, namespaces, deadline, last_number: 0, bytes: 0, waiting: BTreeMap::new(), rules: Rules::default() }
+    }
+
+    pub(super) fn set_rules(&mut self, rules: Rules) {
+        self.rules = rules;
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -126,7 +132,7 @@ impl Publishes {
             return Verdict::Settled;
         };
         // A refusal speaks of this sending only: one that was sent before may be in a log all the same.
-        let never_taken = publish.sent == 1;
+        let never_taken = publish.sent == 1 || !self.rules.keep(Rule::UnknownOnceSent);
         let error = match refusal.reason() {
             Reason::NotPrimary => {
                 if never_taken {

@@ -14,6 +14,7 @@ use super::api::{Client, Command, Position, ToClient};
 use super::entrance::{Entrance, Fetched, Newcomer};
 use super::members::{Delivered, Members};
 use super::publishes::info;
+use super::rules::{Rule, Rules};
 
 /// How long an empty room stays attached, and a dropped member counts as present: a client that comes right back causes
 /// neither an attachment nor a leave and a join.
@@ -81,10 +82,11 @@ pub(super) struct Room {
     /// Members that were dropped a moment ago and are still announced as present.
     lingering: BTreeMap<String, (v1::ClientInfo, Time)>,
     empty_since: Option<Time>,
+    rules: Rules,
 }
 
 impl Room {
-    pub(super) fn new(id: RoomId, now: Time) -> Self {
+    pub(super) fn new(id: RoomId, now: Time, rules: Rules) -> Self {
         Self {
             id,
             standing: Standing::Wanted { not_before: now },
@@ -94,6 +96,7 @@ impl Room {
             entrance: Entrance::default(),
             lingering: BTreeMap::new(),
             empty_since: Some(now),
+            rules,
         }
     }
 
@@ -188,7 +191,9 @@ impl Room {
         let before = self.place;
         match before {
             None => self.place = Some(start),
-            Some(place) if older(epoch, place.position.epoch) => return self.want(now + ATTACH_AGAIN_AFTER),
+            Some(place) if self.rules.keep(Rule::NoOlderEpoch) && older(epoch, place.position.epoch) => {
+                return self.want(now + ATTACH_AGAIN_AFTER);
+            }
             Some(place) if epoch != place.position.epoch => {
                 let dropped = self.members.drop_all(&self.id, place.position.epoch);
                 self.restart(now, start, dropped, fx);
@@ -252,6 +257,7 @@ impl Room {
     /// What the primary delivers, in order. Not listened to unless attached: what is missed is replayed then.
     pub(super) fn deliver(&mut self, now: Time, epoch: Option<Epoch>, events: &[v1::Event], fx: &mut Effects) {
         let Some(place) = self.place.filter(|_| self.standing == Standing::Attached) else { return };
+        let epoch = if self.rules.keep(Rule::NoOlderEpoch) { epoch } else { Some(place.position.epoch) };
         match epoch {
             Some(epoch) if epoch == place.position.epoch => self.events(now, epoch, events, fx),
             Some(epoch) if older(epoch, place.position.epoch) => {}
@@ -262,11 +268,14 @@ impl Room {
 
     fn events(&mut self, now: Time, epoch: Epoch, events: &[v1::Event], fx: &mut Effects) {
         use v1::event::Kind;
+        let rules = self.rules;
         for event in events {
             let Some(place) = &mut self.place else { return };
             let delivered = match &event.kind {
-                Some(Kind::Publication(p)) if p.seq <= place.position.seq.0 => continue,
-                Some(Kind::Publication(p)) if p.seq - 1 == place.position.seq.0 => {
+                Some(Kind::Publication(p)) if p.seq <= place.position.seq.0 && rules.keep(Rule::NothingTwice) => {
+                    continue;
+                }
+                Some(Kind::Publication(p)) if p.seq <= place.position.seq.0 + 1 || !rules.keep(Rule::NoHole) => {
                     place.position.seq = Seq(p.seq);
                     place.lsn = place.lsn.max(Lsn(p.lsn));
                     place.whole = place.whole.max(Lsn(p.lsn));

@@ -20,6 +20,7 @@ use super::entrance::Newcomer;
 use super::publishes::Publishes;
 use super::requests::{self, Requests};
 use super::room::{Effects, Room, Standing};
+use super::rules::Rules;
 use crate::namespaces::Namespaces;
 
 /// A message for the node at the other end of `link`.
@@ -64,6 +65,7 @@ pub struct Slot {
     /// When some room has something to do.
     sweep_at: Option<Time>,
     counts: Counts,
+    rules: Rules,
 }
 
 impl Slot {
@@ -83,7 +85,15 @@ impl Slot {
             owed: Vec::new(),
             sweep_at: None,
             counts: Counts::default(),
+            rules: Rules::default(),
         }
+    }
+
+    /// The same with other rules, for checks.
+    pub fn with_rules(mut self, rules: Rules) -> Self {
+        self.rules = rules;
+        self.publishes.set_rules(rules);
+        self
     }
 
     pub(super) fn counts(&self) -> Counts {
@@ -162,7 +172,7 @@ impl Slot {
                     asked_again: false,
                     then: VecDeque::new(),
                 };
-                self.rooms.entry(room.clone()).or_insert_with(|| Room::new(room.clone(), now));
+                self.rooms.entry(room.clone()).or_insert_with(|| Room::new(room.clone(), now, self.rules));
                 self.sweep_by(due);
                 self.with_room(now, room.as_str(), out, |room, fx| room.subscribe(now, newcomer, fx));
             }

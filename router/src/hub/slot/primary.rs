@@ -8,6 +8,7 @@ use v1::router_message::Kind as ToNode;
 use super::{Output, Slot};
 use crate::hub::attach::Link;
 use crate::hub::room::{self, Effects, Room, Standing};
+use crate::hub::rules::Rule;
 use crate::hub::{publishes, requests};
 
 /// About so many bytes go into one attach; what does not fit is attached right after, in further ones.
@@ -16,7 +17,7 @@ const ATTACH_BYTES: usize = 4 << 20;
 impl Slot {
     /// A node speaks.
     pub fn node(&mut self, now: Time, link: Link, message: FromNode, out: &mut Vec<Output>) {
-        if !self.attachment.listens_to(link) {
+        if !self.attachment.listens_to(link) && self.rules.keep(Rule::OnlyItsLink) {
             return;
         }
         match message {
@@ -106,12 +107,13 @@ impl Slot {
     fn deliver(&mut self, now: Time, deliver: v1::Deliver, out: &mut Vec<Output>) {
         let Some(attached) = self.attachment.attached() else { return };
         let term = Term(deliver.term);
-        if term > attached.term {
+        let any = !self.rules.keep(Rule::OnlyItsTerm);
+        if term > attached.term && !any {
             // Of an attachment that was never confirmed here.
             self.attachment.saw(term);
             return self.lost(now);
         }
-        if term == attached.term {
+        if term == attached.term || any {
             let epoch = deliver.epoch.map(Epoch::from);
             self.with_room(now, &deliver.room, out, |room, fx| room.deliver(now, epoch, &deliver.events, fx));
         }
