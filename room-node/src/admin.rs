@@ -3,12 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use roomring_control::daemon::resident_bytes;
 use roomring_proto::v1;
 use roomring_proto::v1::admin_server::Admin;
 use roomring_proto::v1::slot_status::Role;
 use tokio::time::{Instant, timeout};
 use tonic::{Request, Response, Status};
 
+use crate::metrics::COMMITS;
 use crate::shell::Shell;
 use crate::worker::load_of;
 
@@ -62,15 +64,19 @@ impl Admin for AdminService {
             learners: count(&[Role::Learner]),
             rss_bytes: resident_bytes().unwrap_or(0),
             load: Some(load_of(&shell.reports).wire()),
+            commit_buckets: COMMITS.buckets().into_iter().map(|(_, n)| n).collect(),
             slots: if request.into_inner().slots { slots } else { Vec::new() },
         }))
     }
 
-    async fn rooms(&self, _: Request<v1::RoomsRequest>) -> Result<Response<v1::RoomsReply>, Status> {
+    async fn rooms(&self, request: Request<v1::RoomsRequest>) -> Result<Response<v1::RoomsReply>, Status> {
         let rooms = timeout(STATUS_DEADLINE, self.shell.workers.rooms())
             .await
             .map_err(|_| Status::deadline_exceeded(format!("the workers did not answer within {STATUS_DEADLINE:?}")))?;
-        let mut rooms = rooms?;
+        let (mut rooms, only) = (rooms?, request.into_inner().room);
+        if !only.is_empty() {
+            rooms.retain(|r| r.room == only);
+        }
         let left_out = rooms.len().saturating_sub(ROOMS) as u64;
         rooms.truncate(ROOMS);
         Ok(Response::new(v1::RoomsReply { rooms, left_out }))
@@ -81,21 +87,5 @@ impl Admin for AdminService {
         _: Request<v1::RouterStatusRequest>,
     ) -> Result<Response<v1::RouterStatusReply>, Status> {
         Err(Status::unimplemented("this is a node"))
-    }
-}
-
-/// Resident memory of this process. From `status`, which gives kB: `statm` counts pages, of a size it does not tell.
-fn resident_bytes() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:"))?;
-    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn memory_is_read() {
-        let bytes = super::resident_bytes().unwrap();
-        assert!((1 << 20..1 << 36).contains(&bytes), "{bytes}");
     }
 }

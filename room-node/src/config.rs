@@ -36,6 +36,9 @@ pub struct Flags {
     /// Address of the heartbeats, on the advertised host [default: a free port of the IP listened on]
     #[arg(long, env = "ROOMRING_WATCH_LISTEN", value_name = "IP:PORT")]
     watch_listen: Option<SocketAddr>,
+    /// Where health and metrics are served over HTTP; for operators only [default: a free port of 127.0.0.1]
+    #[arg(long, env = "ROOMRING_ADMIN", value_name = "IP:PORT")]
+    admin: Option<SocketAddr>,
     /// This node's own directory [default: ./roomring-ID]
     #[arg(long, env = "ROOMRING_HOME", value_name = "DIR")]
     home: Option<PathBuf>,
@@ -128,6 +131,9 @@ pub struct Config {
     /// Address of the heartbeats; a free port of the IP listened on if absent.
     #[serde(default)]
     pub watch_listen: Option<SocketAddr>,
+    /// Address of the admin port.
+    #[serde(default = "default::admin")]
+    pub admin: SocketAddr,
     /// This node's directory; `./roomring-<id>` if absent.
     #[serde(default)]
     pub home: Option<PathBuf>,
@@ -210,6 +216,10 @@ mod default {
     }
     pub(super) fn listen() -> SocketAddr {
         ([127, 0, 0, 1], 7400).into()
+    }
+    /// Nobody but this machine: what is told there is for operators.
+    pub(super) fn admin() -> SocketAddr {
+        ([127, 0, 0, 1], 0).into()
     }
     pub(super) fn weight() -> u32 {
         100

@@ -8,6 +8,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use roomring_control::coordinator::{Coordinator, CoordinatorConfig};
+use roomring_control::daemon::admin::Admin;
 use roomring_control::detector::Timing;
 use roomring_control::heartbeat::{HeartbeatConfig, Heartbeats, LoadNow, watch_address};
 use roomring_control::home::{Home, HomeError};
@@ -27,10 +28,12 @@ use crate::config::Config;
 use crate::counters::Counters;
 use crate::drain::free_to_go;
 use crate::follower::Follower;
+use crate::metrics::NodeMetrics;
 use crate::peer::Dialer;
 use crate::server::{self, ServerError};
 use crate::sessions::Sessions;
 use crate::shell::Shell;
+use crate::site::NodeSite;
 use crate::vitals::{LastTick, Vitals};
 use crate::worker::{Part, Report, Worker, Workers, load_of};
 
@@ -58,6 +61,9 @@ pub enum Error {
     /// Another process has its name.
     #[error(transparent)]
     Superseded(#[from] Superseded),
+    /// The thread of the admin port can't be had.
+    #[error("admin port: {0}")]
+    Admin(std::io::Error),
     /// The thread of the heartbeats can't be had.
     #[error("heartbeats: {0}")]
     Heartbeats(std::io::Error),
@@ -73,11 +79,13 @@ pub struct Ready {
     pub id: NodeId,
     /// Where it listens.
     pub grpc: SocketAddr,
+    /// Where it tells how it is, over HTTP.
+    pub admin: SocketAddr,
 }
 
 impl fmt::Display for Ready {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "ready id={} grpc={}", self.id, self.grpc)
+        write!(f, "ready id={} grpc={} admin={}", self.id, self.grpc, self.admin)
     }
 }
 
@@ -92,7 +100,14 @@ pub async fn run(config: Config, stop: CancellationToken, ready: oneshot::Sender
     let grpc = listener.local_addr().map_err(ServerError::Listener)?;
     let watch_listener = server::bind(config.watch_listen()).await?;
     let watch = watch_listener.local_addr().map_err(ServerError::Listener)?;
-    tracing::info!(id = %config.id, cluster = %config.cluster, %grpc, %watch, home = %config.home_dir().display(), "starting");
+    let admin_listener = server::bind(config.admin).await?;
+    let admin = admin_listener.local_addr().map_err(ServerError::Listener)?;
+    let counters = Arc::<Counters>::default();
+    let site = Arc::new(NodeSite::new(config.id.clone(), Arc::clone(&counters)));
+    // From now on: whoever waits for etcd is asked how it is, too.
+    let _admin = Admin::start(admin_listener, Arc::<NodeSite>::clone(&site), NodeMetrics(Arc::clone(&site)))
+        .map_err(Error::Admin)?;
+    tracing::info!(id = %config.id, cluster = %config.cluster, %grpc, %watch, %admin, home = %config.home_dir().display(), "starting");
 
     let etcd = EtcdConfig { urls: config.etcd.clone(), cluster: config.cluster.clone(), lease_ttl: config.lease_ttl.0 };
     let id = config.id.clone();
@@ -111,16 +126,18 @@ pub async fn run(config: Config, stop: CancellationToken, ready: oneshot::Sender
     };
     let Some(registered) = stop.run_until_cancelled(register).await else { return Ok(()) };
     let (registry, registration) = registered?;
+    site.cluster.follow(registry.view());
 
     let node = Node {
         config,
         listener,
         watch_listener,
-        ready: Ready { id, grpc },
+        ready: Ready { id, grpc, admin },
         advertised,
         registry: registry.clone(),
         registration,
-        counters: Arc::default(),
+        counters,
+        site,
         started: Instant::now(),
     };
     let end = node.live(&stop, ready).await;
@@ -143,6 +160,7 @@ struct Node {
     registry: Registry,
     registration: Registration,
     counters: Arc<Counters>,
+    site: Arc<NodeSite>,
     started: Instant,
 }
 
@@ -218,6 +236,7 @@ impl Node {
             next_number: AtomicU64::new(1),
         });
 
+        self.site.live_as(Some(Arc::clone(&shell)));
         let (health, health_service) = tonic_health::server::health_reporter();
         server::set_serving(&health, false).await;
         let listener = self.listener.try_clone().map_err(ServerError::Listener)?;
@@ -234,6 +253,7 @@ impl Node {
 
         let mut told = pin!(async {
             stop.cancelled().await;
+            self.site.set_serving(false);
             server::set_serving(&health, false).await;
             self.drain(incarnation).await;
         });
@@ -260,6 +280,7 @@ impl Node {
             }
         };
 
+        self.site.live_as(None);
         follower.abort();
         coordinator.abort();
         shell.stop.cancel();
@@ -301,6 +322,7 @@ impl Node {
 
     async fn serving(&self, health: &HealthReporter, ready: &mut Option<oneshot::Sender<Ready>>) {
         server::set_serving(health, true).await;
+        self.site.set_serving(true);
         tracing::info!(incarnation = %self.registration.incarnation(), "serving");
         if let Some(ready) = ready.take() {
             // Whoever started us may not want to know.

@@ -11,6 +11,8 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
+use crate::metrics::OUTBOX_BYTES;
+
 /// Bytes that may wait for one connection. A router or peer that stops reading costs no more than this before its
 /// connection is closed; it holds the replay of a few hundred busy rooms, sent at once after a failover.
 const WAITING_BYTES: usize = 64 << 20;
@@ -45,6 +47,12 @@ struct Queue<M> {
     end: Option<Option<Status>>,
 }
 
+impl<M> Drop for Queue<M> {
+    fn drop(&mut self) {
+        OUTBOX_BYTES.sub(self.bytes as u64);
+    }
+}
+
 impl<M: prost::Message> Outbox<M> {
     pub(crate) fn new() -> Self {
         let queue = Queue { waiting: VecDeque::new(), bytes: 0, end: None };
@@ -66,18 +74,20 @@ impl<M: prost::Message> Outbox<M> {
         }
         if queue.bytes > WAITING_BYTES {
             queue.waiting.clear();
-            queue.bytes = 0;
+            OUTBOX_BYTES.sub(std::mem::take(&mut queue.bytes) as u64);
             drop(queue);
             self.close(Some(Status::resource_exhausted(format!(
                 "over {WAITING_BYTES} bytes wait: reading is too slow"
             ))));
             return;
         }
+        let before = queue.bytes;
         for message in messages {
             let bytes = message.encoded_len();
             queue.bytes += bytes;
             queue.waiting.push_back((message, bytes));
         }
+        OUTBOX_BYTES.add((queue.bytes - before) as u64);
         drop(queue);
         self.shared.wake.notify_one();
     }
@@ -121,6 +131,7 @@ impl<M: prost::Message> Outbox<M> {
             bytes += size;
             batch.push(message);
         }
+        OUTBOX_BYTES.sub(bytes as u64);
         if !batch.is_empty() { Some(Ok(batch)) } else { queue.end.clone().map(Err) }
     }
 

@@ -29,6 +29,17 @@ async fn health(addr: std::net::SocketAddr) -> HealthClient<Channel> {
     HealthClient::new(Endpoint::from_shared(format!("http://{addr}")).unwrap().connect().await.unwrap())
 }
 
+/// What the admin port answers.
+fn get(admin: std::net::SocketAddr, path: &str) -> String {
+    use std::io::{Read, Write};
+    let mut socket = std::net::TcpStream::connect(admin).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    write!(socket, "GET {path} HTTP/1.1\r\nhost: node\r\nconnection: close\r\n\r\n").unwrap();
+    let mut text = String::new();
+    socket.read_to_string(&mut text).unwrap();
+    text
+}
+
 /// Asks until `done`; the last answer is shown if that takes too long.
 async fn until(addr: std::net::SocketAddr, done: impl Fn(&v1::NodeStatusReply) -> bool) -> v1::NodeStatusReply {
     let started = Instant::now();
@@ -216,9 +227,11 @@ async fn the_binary_says_when_it_is_ready_and_what_is_wrong() {
     let mut out = BufReader::new(child.stdout.take().unwrap());
     let mut line = String::new();
     out.read_line(&mut line).unwrap();
-    let addr = line.trim_end().strip_prefix("ready id=node-1 grpc=").unwrap_or_else(|| panic!("{line:?}"));
+    let told = line.trim_end().strip_prefix("ready id=node-1 grpc=").and_then(|rest| rest.split_once(" admin="));
+    let (addr, admin) = told.unwrap_or_else(|| panic!("{line:?}"));
     let s = status(addr.parse().unwrap()).await;
     assert_eq!(s.primaries, 8);
+    assert!(get(admin.parse().unwrap(), "/healthz").starts_with("HTTP/1.1 200 "));
     let killed = Command::new("kill").arg(child.id().to_string()).status().unwrap();
     assert!(killed.success());
     assert_eq!(child.wait().unwrap().code(), Some(0));

@@ -37,6 +37,9 @@ pub struct Flags {
     /// Where the heartbeats listen, on the advertised host [default: a free port of the gRPC address]
     #[arg(long, env = "ROOMRING_WATCH_LISTEN", value_name = "HOST:PORT")]
     watch_listen: Option<String>,
+    /// Where health and metrics are served over HTTP; for operators only [default: 127.0.0.1:0, a free port]
+    #[arg(long, env = "ROOMRING_ADMIN", value_name = "HOST:PORT")]
+    admin: Option<String>,
     /// Serve the chat page at / [default: true]
     #[arg(long, env = "ROOMRING_PAGE", value_name = "BOOL")]
     page: Option<bool>,
@@ -118,6 +121,9 @@ pub struct Config {
     pub advertise: Option<String>,
     /// Where the heartbeats listen; `None` = a free port of the gRPC address.
     pub watch_listen: Option<String>,
+    /// Where the admin port listens, host:port.
+    #[serde(default = "admin")]
+    pub admin: String,
     /// Serve the chat page.
     #[serde(default = "page")]
     pub page: bool,
@@ -202,6 +208,7 @@ impl Settings for Config {
         }
         host_port("http", &self.http)?;
         host_port("grpc", &self.grpc)?;
+        host_port("admin", &self.admin)?;
         if let Some(advertise) = &self.advertise {
             host_port("advertise", advertise)?;
         }
@@ -275,6 +282,10 @@ fn http() -> String {
     "127.0.0.1:8000".to_owned()
 }
 fn grpc() -> String {
+    "127.0.0.1:0".to_owned()
+}
+/// Nobody but this machine: what is told there is for operators.
+fn admin() -> String {
     "127.0.0.1:0".to_owned()
 }
 fn page() -> bool {
@@ -355,6 +366,7 @@ mod tests {
         for (flag, says) in [
             ("--http=8000", "configuration: `http`: expected HOST:PORT"),
             ("--http=:8000", "configuration: `http`: expected HOST:PORT"),
+            ("--admin=9", "configuration: `admin`: expected HOST:PORT"),
             ("--watch-listen=9", "configuration: `watch_listen`: expected HOST:PORT"),
             ("--grpc=a:70000", "configuration: `grpc`: expected HOST:PORT"),
             ("--etcd=localhost:2379", "configuration: `etcd`: expected a URL"),

@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::sync::{Arc, OnceLock};
 
+use roomring_control::daemon::resident_bytes;
 use roomring_control::registry::RegistrationState;
 use roomring_control::view::ClusterView;
 use roomring_proto::v1::admin_server::{Admin, AdminServer};
@@ -19,6 +20,7 @@ use tonic_health::server::HealthReporter;
 
 use crate::http::App;
 use crate::hub::Hub;
+use crate::metrics::DELIVERIES;
 
 /// The gRPC server failed.
 #[derive(Debug, thiserror::Error)]
@@ -135,6 +137,7 @@ impl Admin for AdminService {
             uptime_ms: u64::try_from(self.born.elapsed().as_millis()).unwrap_or(u64::MAX),
             connections: self.app.connections(),
             rss_bytes: resident_bytes().unwrap_or(0),
+            delivery_buckets: DELIVERIES.buckets().into_iter().map(|(_, n)| n).collect(),
             ..v1::RouterStatusReply::default()
         };
         if let Some(running) = self.running.get() {
@@ -149,11 +152,4 @@ impl Admin for AdminService {
         }
         Ok(Response::new(reply))
     }
-}
-
-/// Resident memory of this process. From `status`, which gives kB: `statm` counts pages, of a size it does not tell.
-fn resident_bytes() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1_024)
 }

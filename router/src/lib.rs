@@ -10,9 +10,12 @@ mod frame;
 mod grpc;
 pub mod http;
 pub mod hub;
+mod metrics;
 pub mod namespaces;
+mod operator;
 mod run;
 pub mod session;
+mod site;
 
 pub use backend::{Backend, Refused, Whereabouts};
 pub use config::{Config, Flags};

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use roomring_control::daemon::Invalid;
+use roomring_control::daemon::admin::Admin;
 use roomring_control::detector::Timing;
 use roomring_control::heartbeat::{HeartbeatConfig, Heartbeats, watch_address};
 use roomring_control::registry::{
@@ -21,7 +22,9 @@ use crate::config::Config;
 use crate::grpc::{self, AdminService, ServerError};
 use crate::http::{self, App, Readiness};
 use crate::hub::{Hub, HubConfig};
+use crate::metrics::RouterMetrics;
 use crate::session::{Limits, Policy};
+use crate::site::RouterSite;
 
 /// The router serves. Displays as the line that says so.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,11 +35,13 @@ pub struct Ready {
     pub http: SocketAddr,
     /// Where roomctl connects.
     pub grpc: SocketAddr,
+    /// Where it tells how it is, over HTTP.
+    pub admin: SocketAddr,
 }
 
 impl fmt::Display for Ready {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "ready id={} http={} grpc={}", self.id, self.http, self.grpc)
+        write!(f, "ready id={} http={} grpc={} admin={}", self.id, self.http, self.grpc, self.admin)
     }
 }
 
@@ -59,6 +64,9 @@ pub enum Error {
     /// The gRPC server failed.
     #[error(transparent)]
     Grpc(#[from] ServerError),
+    /// The thread of the admin port can't be had.
+    #[error("admin port: {0}")]
+    Admin(std::io::Error),
     /// The thread of the heartbeats can't be had.
     #[error("heartbeats: {0}")]
     Heartbeats(std::io::Error),
@@ -89,8 +97,13 @@ pub async fn run(config: Config, stop: CancellationToken, ready: oneshot::Sender
         Some(address) => bind("watch_listen", address).await?,
         None => bind("grpc", &any_port(&config.grpc)).await?,
     };
-    let bound =
-        Ready { id: config.id.clone(), http: address(&http, &config.http)?, grpc: address(&grpc, &config.grpc)? };
+    let admin = bind("admin", &config.admin).await?;
+    let bound = Ready {
+        id: config.id.clone(),
+        http: address(&http, &config.http)?,
+        grpc: address(&grpc, &config.grpc)?,
+        admin: address(&admin, &config.admin)?,
+    };
 
     let app = Arc::new(App::new(
         limits(&config),
@@ -99,6 +112,10 @@ pub async fn run(config: Config, stop: CancellationToken, ready: oneshot::Sender
         config.handshake_timeout.0,
         config.page,
     ));
+    let site = Arc::new(RouterSite::new(app.clone()));
+    let metrics = RouterMetrics(site.clone());
+    // From now on: whoever waits for etcd is asked how it is, too.
+    let _admin = admin.into_std().and_then(|admin| Admin::start(admin, site.clone(), metrics)).map_err(Error::Admin)?;
     // Ends with `app.stop`.
     let server = tokio::spawn(http::serve(http, app.clone()));
     let admin = AdminService::new(config.id.clone(), app.clone());
@@ -108,7 +125,7 @@ pub async fn run(config: Config, stop: CancellationToken, ready: oneshot::Sender
 
     let mut parts = Parts::default();
     let lived = tokio::select! {
-        lived = live(&config, (&bound, watch), &app, &admin, &mut parts, || health.serve(), ready) => lived,
+        lived = live(&config, (&bound, watch), &app, (&admin, &site), &mut parts, || health.serve(), ready) => lived,
         served = &mut grpc => served.unwrap_or(Ok(())).map_err(Error::from).and(Err(Error::Ended("the gRPC server"))),
         () = stop.cancelled() => Ok(()),
     };
@@ -171,7 +188,7 @@ async fn live<F: Future<Output = ()>>(
     config: &Config,
     (bound, watch): (&Ready, TcpListener),
     app: &App<Hub>,
-    admin: &AdminService,
+    (admin, site): (&AdminService, &RouterSite),
     parts: &mut Parts,
     serving: impl Fn() -> F,
     ready: oneshot::Sender<Ready>,
@@ -179,6 +196,7 @@ async fn live<F: Future<Output = ()>>(
     let etcd = EtcdConfig { urls: config.etcd.clone(), cluster: config.cluster.clone(), lease_ttl: config.lease_ttl.0 };
     let registry = parts.registry.insert(Registry::connect(etcd, CancellationToken::new()).await?);
 
+    site.cluster.follow(registry.view());
     app.set_readiness(Readiness::Starting("waiting to be registered"));
     let grpc_addr = config.advertise.clone().unwrap_or_else(|| bound.grpc.to_string());
     let watch = watch.into_std().map_err(Error::Heartbeats)?;
@@ -212,6 +230,7 @@ async fn live<F: Future<Output = ()>>(
         registry,
         &CancellationToken::new(),
     ));
+    site.started(hub.clone());
     admin.started(registry.view(), registration.state(), hub.clone());
 
     let mut view = registry.view();
@@ -221,7 +240,7 @@ async fn live<F: Future<Output = ()>>(
     app.set_backend(Arc::new(hub.clone()));
     app.set_readiness(Readiness::Ready);
     serving().await;
-    tracing::info!(http = %bound.http, grpc = %bound.grpc, "serving");
+    tracing::info!(http = %bound.http, grpc = %bound.grpc, admin = %bound.admin, "serving");
     // Whoever started us may not want to know.
     let _ = ready.send(bound.clone());
 

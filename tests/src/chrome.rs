@@ -152,6 +152,7 @@ impl Page<'_> {
 
     /// Clicks the element `id` with the mouse.
     pub async fn click(&self, id: &str) {
+        self.eval(&format!("document.getElementById({id:?}).scrollIntoView({{ block: 'center' }})")).await;
         let middle = "(r => [r.x + r.width / 2, r.y + r.height / 2])";
         let expression = format!("{middle}(document.getElementById({id:?}).getBoundingClientRect())");
         let at = self.eval(&expression).await;
@@ -177,9 +178,27 @@ impl Page<'_> {
         self.wait(&format!("document.getElementById('status')?.dataset.state === {state:?}")).await;
     }
 
+    /// From now on its user prefers dark pages.
+    pub async fn prefer_dark(&self) {
+        let dark = json!({"features": [{"name": "prefers-color-scheme", "value": "dark"}]});
+        self.command("Emulation.setEmulatedMedia", dark).await;
+    }
+
     /// Saves what it looks like as `NAME-WHAT.png`, for a person to look at.
     pub async fn screenshot(&self, what: &str) -> PathBuf {
-        let shot = self.command("Page.captureScreenshot", json!({"format": "png"})).await;
+        self.capture(what, json!({"format": "png"})).await
+    }
+
+    /// As [`Page::screenshot`], with what is below the window.
+    pub async fn screenshot_whole(&self, what: &str) -> PathBuf {
+        let size = "[document.documentElement.clientWidth, document.documentElement.scrollHeight]";
+        let size = self.eval(size).await;
+        let clip = json!({"x": 0, "y": 0, "width": size[0], "height": size[1], "scale": 1});
+        self.capture(what, json!({"format": "png", "captureBeyondViewport": true, "clip": clip})).await
+    }
+
+    async fn capture(&self, what: &str, how: Value) -> PathBuf {
+        let shot = self.command("Page.captureScreenshot", how).await;
         let bytes = STANDARD.decode(shot["data"].as_str().expect("a picture")).expect("base64");
         let path = self.chrome.screenshots.join(format!("{}-{what}.png", self.name));
         std::fs::write(&path, bytes).unwrap_or_else(|e| panic!("write {}: {e}", path.display()));

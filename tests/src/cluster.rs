@@ -85,6 +85,8 @@ pub struct Node {
     pub process: Process,
     /// Its gRPC server.
     pub grpc: SocketAddr,
+    /// Its admin port.
+    pub admin: SocketAddr,
 }
 
 /// A running router.
@@ -96,6 +98,8 @@ pub struct Router {
     pub http: SocketAddr,
     /// Its gRPC server.
     pub grpc: SocketAddr,
+    /// Its admin port.
+    pub admin: SocketAddr,
 }
 
 /// The cluster. Everything in it ends when it is dropped; of a failed test the logs are shown.
@@ -230,17 +234,19 @@ impl Cluster {
     /// Waits for the `ready` line of a node's process and takes it in.
     pub async fn adopt_node(&mut self, id: &str, mut process: Process) {
         let line = process.line("its ready line", READY).await;
-        let grpc = address(&line, "grpc");
-        assert_eq!(line, format!("ready id={id} grpc={grpc}"), "the ready line of a node");
-        assert!(self.nodes.insert(id.to_owned(), Node { process, grpc }).is_none(), "{id} runs already");
+        let (grpc, admin) = (address(&line, "grpc"), address(&line, "admin"));
+        assert_eq!(line, format!("ready id={id} grpc={grpc} admin={admin}"), "the ready line of a node");
+        assert!(self.nodes.insert(id.to_owned(), Node { process, grpc, admin }).is_none(), "{id} runs already");
     }
 
     /// Waits for the `ready` line of a router's process and takes it in.
     pub async fn adopt_router(&mut self, id: &str, mut process: Process) {
         let line = process.line("its ready line", READY).await;
-        let (http, grpc) = (address(&line, "http"), address(&line, "grpc"));
-        assert_eq!(line, format!("ready id={id} http={http} grpc={grpc}"), "the ready line of a router");
-        assert!(self.routers.insert(id.to_owned(), Router { process, http, grpc }).is_none(), "{id} runs already");
+        let (http, grpc, admin) = (address(&line, "http"), address(&line, "grpc"), address(&line, "admin"));
+        let expected = format!("ready id={id} http={http} grpc={grpc} admin={admin}");
+        assert_eq!(line, expected, "the ready line of a router");
+        let router = Router { process, http, grpc, admin };
+        assert!(self.routers.insert(id.to_owned(), router).is_none(), "{id} runs already");
     }
 
     fn common_args(&self, id: &str) -> Vec<String> {

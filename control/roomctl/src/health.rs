@@ -1,146 +1,19 @@
-//! What is well and what is not, from the keys alone. Pure.
+//! What is well and what is not, of a [`Snapshot`].
 
-use std::collections::{BTreeMap, BTreeSet};
-
+use roomring_control::health;
+pub(crate) use roomring_control::health::{Node, NodeState, SlotCounts, SlotState};
 use roomring_control::placement::{Placement, SlotRecord};
-use roomring_proto::{Incarnation, NodeId};
-use serde::Serialize;
 
 use crate::snapshot::Snapshot;
 
-/// How a slot is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum SlotState {
-    /// As many replicas as wanted, nothing to do.
-    Ok,
-    /// A replica catches up, or one too many is about to go.
-    Moving,
-    /// Fewer in-sync replicas than wanted: one more death may lose messages.
-    UnderReplicated,
-    /// Its primary's process has no key in etcd: nobody serves it.
-    Offline,
-}
-
-/// How many slots are how.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
-pub(crate) struct SlotCounts {
-    pub(crate) ok: usize,
-    pub(crate) moving: usize,
-    pub(crate) under_replicated: usize,
-    pub(crate) offline: usize,
-}
-
-/// What a process named by the placement, or registered, is to the cluster.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum NodeState {
-    /// A registered member.
-    Member,
-    /// Registered, being emptied.
-    Draining,
-    /// Registered, no member yet.
-    Joining,
-    /// A member without a key in etcd, though slots count on it.
-    Lost,
-    /// A member without a key in etcd or a seat in any slot: it went in order and is about to be forgotten.
-    Left,
-    /// Evicted; seats of it may remain.
-    Evicted,
-}
-
-/// One process.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Node {
-    pub(crate) id: NodeId,
-    pub(crate) incarnation: Incarnation,
-    pub(crate) addr: String,
-    pub(crate) zone: String,
-    /// In percent, as the ring counts it.
-    pub(crate) weight: u32,
-    pub(crate) state: NodeState,
-    /// Slots it is primary of.
-    pub(crate) primaries: usize,
-    /// Slots its weight entitles it to.
-    pub(crate) wanted: usize,
-}
-
 pub(crate) fn slot_state(snapshot: &Snapshot, placement: &Placement, slot: &SlotRecord) -> SlotState {
-    let wanted = placement.settings.replication as usize;
-    if snapshot.registered(slot.primary.incarnation).is_none() {
-        SlotState::Offline
-    } else if slot.in_sync.len() < wanted {
-        SlotState::UnderReplicated
-    } else if !slot.learners.is_empty() || slot.in_sync.len() > wanted {
-        SlotState::Moving
-    } else {
-        SlotState::Ok
-    }
+    health::slot_state(&snapshot.nodes, placement, slot)
 }
 
 pub(crate) fn slot_counts(snapshot: &Snapshot, placement: &Placement) -> SlotCounts {
-    let mut counts = SlotCounts::default();
-    for slot in &placement.slots {
-        *match slot_state(snapshot, placement, slot) {
-            SlotState::Ok => &mut counts.ok,
-            SlotState::Moving => &mut counts.moving,
-            SlotState::UnderReplicated => &mut counts.under_replicated,
-            SlotState::Offline => &mut counts.offline,
-        } += 1;
-    }
-    counts
+    health::slot_counts(&snapshot.nodes, placement)
 }
 
-/// Every process that is registered or named by the placement, by id, the younger first.
 pub(crate) fn nodes(snapshot: &Snapshot) -> Vec<Node> {
-    let placement = snapshot.placement.as_ref();
-    let mut primaries: BTreeMap<Incarnation, usize> = BTreeMap::new();
-    for slot in placement.iter().flat_map(|p| &p.slots) {
-        *primaries.entry(slot.primary.incarnation).or_default() += 1;
-    }
-    let seated: BTreeSet<Incarnation> =
-        placement.iter().flat_map(|p| &p.slots).flat_map(SlotRecord::seats).map(|seat| seat.incarnation).collect();
-    let mut nodes = Vec::new();
-    for (id, entry) in &snapshot.nodes {
-        let member = placement.and_then(|p| p.members.get(&entry.incarnation)).is_some_and(|m| m.active);
-        nodes.push(Node {
-            id: id.clone(),
-            incarnation: entry.incarnation,
-            addr: entry.grpc_addr.clone(),
-            zone: entry.zone.clone(),
-            weight: snapshot.intents.weights.get(id).copied().unwrap_or(entry.weight),
-            state: match member {
-                _ if entry.draining || snapshot.intents.drained.contains(id) => NodeState::Draining,
-                true => NodeState::Member,
-                false => NodeState::Joining,
-            },
-            primaries: primaries.get(&entry.incarnation).copied().unwrap_or(0),
-            wanted: 0,
-        });
-    }
-    for (incarnation, member) in placement.iter().flat_map(|p| &p.members) {
-        if snapshot.registered(*incarnation).is_none() {
-            nodes.push(Node {
-                id: member.node.clone(),
-                incarnation: *incarnation,
-                addr: member.grpc_addr.clone(),
-                zone: member.zone.clone(),
-                weight: member.weight,
-                state: match member.active {
-                    false => NodeState::Evicted,
-                    true if seated.contains(incarnation) => NodeState::Lost,
-                    true => NodeState::Left,
-                },
-                primaries: primaries.get(incarnation).copied().unwrap_or(0),
-                wanted: 0,
-            });
-        }
-    }
-    let weights: u64 = nodes.iter().filter(|n| n.state == NodeState::Member).map(|n| u64::from(n.weight)).sum();
-    let slots = placement.map_or(0, |p| p.slots.len() as u64);
-    for node in nodes.iter_mut().filter(|n| n.state == NodeState::Member && weights > 0) {
-        node.wanted = usize::try_from((slots * u64::from(node.weight) + weights / 2) / weights).unwrap_or(usize::MAX);
-    }
-    nodes.sort_by(|a, b| a.id.cmp(&b.id).then(b.incarnation.cmp(&a.incarnation)));
-    nodes
+    health::nodes(&snapshot.nodes, &snapshot.intents, snapshot.placement.as_ref())
 }

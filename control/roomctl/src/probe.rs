@@ -27,7 +27,8 @@ pub(crate) async fn nodes(addrs: &[&str], slots: bool) -> Vec<Answer<v1::NodeSta
 
 /// Asks every node at `addrs` at once for its rooms, in their order.
 pub(crate) async fn rooms(addrs: &[&str]) -> Vec<Answer<v1::RoomsReply>> {
-    let ask = |addr: String| async move { Ok(connect(&addr).await?.rooms(v1::RoomsRequest {}).await?.into_inner()) };
+    let ask =
+        |addr: String| async move { Ok(connect(&addr).await?.rooms(v1::RoomsRequest::default()).await?.into_inner()) };
     join_all(addrs.iter().map(|addr| within_deadline(ask((*addr).to_owned())))).await
 }
 

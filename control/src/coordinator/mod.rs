@@ -17,6 +17,7 @@ use tokio::time::Instant;
 
 use crate::clock::Time;
 use crate::detector::Evidence;
+use crate::metrics;
 use crate::placement::{Cause, Change, Eviction, Placement, RingParams, Settings};
 use crate::planner::{self, History, ReadySeat, Situation, Word};
 use crate::registry::{Proposal, Proposed, Registry};
@@ -215,8 +216,12 @@ impl Coordinator {
             self.plan_deadline();
             return;
         };
+        let base = self.view.placement.clone();
         match self.write(&proposal).await {
-            Proposed::Won => report(&proposal.placement),
+            Proposed::Won => {
+                metrics::count_write(base.as_deref(), &proposal.placement);
+                report(&proposal.placement);
+            }
             Proposed::Lost => {
                 // The news of what was written instead usually comes before this time is over.
                 self.schedule((RETRY * 2u32.saturating_pow(self.lost)).min(LOSING));

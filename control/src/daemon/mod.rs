@@ -1,9 +1,14 @@
-//! What every Roomring process needs around its work: configuration, logs, signals.
+//! What every Roomring process needs around its work: configuration, logs, signals, and an admin port
+//! where it tells how it is.
 
+pub mod admin;
 pub mod config;
+pub mod metrics;
+mod process;
 pub mod shutdown;
 pub mod telemetry;
 mod units;
 
 pub use config::{Invalid, load};
+pub use process::resident_bytes;
 pub use units::{ByteSize, Span};

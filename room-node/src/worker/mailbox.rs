@@ -124,6 +124,11 @@ impl Workers {
         Ok(rooms)
     }
 
+    /// Mails that wait, of all workers.
+    pub(crate) fn waiting(&self) -> usize {
+        self.mailboxes.iter().map(|m| m.max_capacity() - m.capacity()).sum()
+    }
+
     fn split<T>(
         &self,
         all: Vec<T>,

@@ -1,7 +1,8 @@
 //! What the slots of a worker do, counted.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use roomring_control::clock::Time;
 use roomring_control::load::{Load, NodeLoad, Rates, SAMPLE, Tally};
@@ -9,6 +10,8 @@ use roomring_proto::{SlotId, v1};
 use v1::slot_status::Role;
 
 use super::Part;
+use crate::metrics::{self, Holds};
+use crate::slot::LinkId;
 
 /// Counts in the worker's own memory; once a second they become rates that others can read.
 #[derive(Debug)]
@@ -16,22 +19,49 @@ pub(super) struct Meter {
     part: Part,
     /// By slot, of those of this worker.
     tallies: Vec<Tally>,
+    /// By slot: a publish whose commit is timed.
+    timed: Vec<Option<Timed>>,
     rates: BTreeMap<SlotId, Rates>,
     sampled: Time,
     report: Report,
 }
 
-/// What one worker's slots do, as it last said. Cheap to clone.
+/// A publish that came in. One of each slot is timed, until it is answered: that costs no look-up.
+#[derive(Debug, Clone, Copy)]
+struct Timed {
+    link: LinkId,
+    number: u64,
+    at: Time,
+}
+
+/// One that is not answered by then never will be: its link is gone.
+const TIMED: Duration = Duration::from_secs(10);
+
+/// What one worker's slots do and hold, as it last said. Cheap to clone.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Report(Arc<Mutex<Vec<(SlotId, Load)>>>);
+pub(crate) struct Report(Arc<Mutex<Said>>);
+
+#[derive(Debug, Default)]
+struct Said {
+    loads: Vec<(SlotId, Load)>,
+    holds: Holds,
+}
 
 impl Report {
-    fn set(&self, loads: Vec<(SlotId, Load)>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = loads;
+    fn set(&self, loads: Vec<(SlotId, Load)>, holds: Holds) {
+        *self.said() = Said { loads, holds };
     }
 
     fn get(&self) -> Vec<(SlotId, Load)> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.said().loads.clone()
+    }
+
+    pub(crate) fn holds(&self) -> Holds {
+        self.said().holds
+    }
+
+    fn said(&self) -> MutexGuard<'_, Said> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -42,19 +72,52 @@ pub(crate) fn load_of(reports: &[Report]) -> NodeLoad {
 
 impl Meter {
     pub(super) fn new(part: Part, now: Time, report: Report) -> Self {
-        Self { part, tallies: Vec::new(), rates: BTreeMap::new(), sampled: now, report }
+        Self { part, tallies: Vec::new(), timed: Vec::new(), rates: BTreeMap::new(), sampled: now, report }
+    }
+
+    /// Takes note of what came from a router.
+    pub(super) fn came(&mut self, link: LinkId, messages: &[(SlotId, v1::router_message::Kind)]) {
+        let (mut bytes, now) = (0, Time::now());
+        for (slot, message) in messages {
+            let v1::router_message::Kind::Publish(publish) = message else { continue };
+            bytes += publish.data.len() as u64;
+            let timed = self.timed(slot.0);
+            if timed.is_none_or(|t| now.since(t.at) > TIMED) {
+                *timed = Some(Timed { link, number: publish.number, at: now });
+            }
+        }
+        if bytes > 0 {
+            metrics::PUBLISHED_BYTES.add(bytes);
+        }
+    }
+
+    /// A publish is answered.
+    fn answered(&mut self, link: LinkId, answer: &v1::Published) {
+        let timed = self.timed(answer.slot);
+        if let Some(t) = timed.take_if(|t| t.link == link && t.number == answer.number)
+            && answer.refused.is_none()
+        {
+            metrics::COMMITS.observe(Time::now().since(t.at), 1);
+        }
     }
 
     /// Takes note of what goes to a router.
-    pub(super) fn count(&mut self, message: &v1::node_message::Kind) {
+    pub(super) fn count(&mut self, link: LinkId, message: &v1::node_message::Kind) {
         match message {
-            v1::node_message::Kind::Published(p) if p.refused.is_none() => self.tally(p.slot).publishes += 1,
+            v1::node_message::Kind::Published(p) => {
+                self.answered(link, p);
+                match &p.refused {
+                    None => self.tally(p.slot).publishes += 1,
+                    Some(refusal) => metrics::refused(refusal.reason()),
+                }
+            }
             v1::node_message::Kind::Deliver(d) => {
                 let payload = |e: &v1::Event| match &e.kind {
                     Some(v1::event::Kind::Publication(p)) => p.data.len() as u64,
                     _ => 0,
                 };
                 let bytes = d.events.iter().map(payload).sum::<u64>();
+                metrics::DELIVERED_BYTES.add(bytes);
                 let tally = self.tally(d.slot);
                 tally.frames += d.events.len() as u64;
                 tally.bytes += bytes;
@@ -72,7 +135,9 @@ impl Meter {
         self.sampled = now;
         let mut rates = std::mem::take(&mut self.rates);
         let mut loads = Vec::new();
-        for status in status().iter().filter(|s| s.role() == Role::Primary) {
+        let status = status();
+        let holds = Holds::of(&status);
+        for status in status.iter().filter(|s| s.role() == Role::Primary) {
             let slot = SlotId(status.slot);
             // One that was not primary a moment ago begins anew.
             let mut rate = rates.remove(&slot).unwrap_or_default();
@@ -81,7 +146,15 @@ impl Meter {
             self.rates.insert(slot, rate);
         }
         self.tallies.fill(Tally::default());
-        self.report.set(loads);
+        self.report.set(loads, holds);
+    }
+
+    fn timed(&mut self, slot: u32) -> &mut Option<Timed> {
+        let index = slot as usize / self.part.of.max(1);
+        if index >= self.timed.len() {
+            self.timed.resize(index + 1, None);
+        }
+        &mut self.timed[index]
     }
 
     fn tally(&mut self, slot: u32) -> &mut Tally {
@@ -120,15 +193,39 @@ mod tests {
     }
 
     #[test]
+    fn one_publish_of_a_slot_is_timed_until_it_is_answered() {
+        let at = |ms| Time(Duration::from_millis(ms));
+        let mut meter = Meter::new(Part { index: 0, of: 1 }, at(0), Report::default());
+        let publish = |number| {
+            let publish = v1::Publish { slot: 3, number, data: vec![0; 10].into(), ..Default::default() };
+            [(SlotId(3), v1::router_message::Kind::Publish(publish))]
+        };
+        let timed = |meter: &mut Meter| meter.timed(3).map(|t| t.number);
+        meter.came(LinkId(1), &publish(7));
+        meter.came(LinkId(1), &publish(8));
+        assert_eq!(timed(&mut meter), Some(7));
+        let answer =
+            |number| v1::node_message::Kind::Published(v1::Published { slot: 3, number, ..Default::default() });
+        let before: u64 = metrics::COMMITS.buckets().iter().map(|(_, n)| n).sum();
+        meter.count(LinkId(2), &answer(7));
+        meter.count(LinkId(1), &answer(8));
+        assert_eq!(timed(&mut meter), Some(7), "neither is the one");
+        meter.count(LinkId(1), &answer(7));
+        assert_eq!(timed(&mut meter), None);
+        let after: u64 = metrics::COMMITS.buckets().iter().map(|(_, n)| n).sum();
+        assert_eq!(after - before, 1);
+    }
+
+    #[test]
     fn slots_are_counted_apart_and_only_while_they_are_primary_here() {
         let report = Report::default();
         let at = |ms| Time(Duration::from_millis(ms));
         // The second of two workers has the odd slots.
         let mut meter = Meter::new(Part { index: 1, of: 2 }, at(0), report.clone());
         for _ in 0..20 {
-            meter.count(&published(3, false));
-            meter.count(&published(5, true));
-            meter.count(&delivered(3, &[100, 50]));
+            meter.count(LinkId(1), &published(3, false));
+            meter.count(LinkId(1), &published(5, true));
+            meter.count(LinkId(1), &delivered(3, &[100, 50]));
         }
         meter.sample(at(500), || panic!("it is not time yet"));
         let replica = v1::SlotStatus { role: Role::Replica.into(), ..primary(7) };

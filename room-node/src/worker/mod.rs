@@ -149,6 +149,7 @@ impl Worker {
             }
             Mail::Peer(messages) => return self.each(messages.into_iter().map(Event::Peer)),
             Mail::Router { link, messages } => {
+                self.meter.came(link, &messages);
                 let events = messages.into_iter().map(|(slot, message)| Event::Router { link, slot, message });
                 return self.each(events);
             }

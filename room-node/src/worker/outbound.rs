@@ -40,7 +40,7 @@ impl Outbound {
             match output {
                 Output::Router { link, message } => {
                     if let Some(kind) = &message.kind {
-                        meter.count(kind);
+                        meter.count(link, kind);
                     }
                     match &message.kind {
                         Some(v1::node_message::Kind::Published(p)) if p.refused.is_none() => publishes += 1,

@@ -115,6 +115,11 @@ impl<B: Backend> App<B> {
         self.sessions().open.len() as u64
     }
 
+    /// Client connections opened so far.
+    pub fn opened(&self) -> u64 {
+        self.sessions().last
+    }
+
     /// Sends the clients away one after the other, within `spread` or sooner if they are few: they must not all come to the
     /// other routers in one moment. Returns once each was told; what begins meanwhile is told too.
     pub async fn send_away(&self, spread: Duration) {

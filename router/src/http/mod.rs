@@ -2,7 +2,7 @@
 
 mod app;
 mod handshake;
-mod query;
+pub(crate) mod query;
 mod routes;
 mod server;
 

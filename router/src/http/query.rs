@@ -7,7 +7,7 @@ use percent_encoding::percent_decode_str;
 /// Text that is not UTF-8 once decoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{0} is not UTF-8 once percent-decoded")]
-pub(super) struct NotText(&'static str);
+pub(crate) struct NotText(&'static str);
 
 /// A part of the path; `what` names it in the error.
 pub(super) fn segment<'a>(encoded: &'a str, what: &'static str) -> Result<Cow<'a, str>, NotText> {
@@ -15,7 +15,7 @@ pub(super) fn segment<'a>(encoded: &'a str, what: &'static str) -> Result<Cow<'a
 }
 
 /// The first value of `key` in a query; `None` if there is none.
-pub(super) fn value(query: Option<&str>, key: &'static str) -> Result<Option<String>, NotText> {
+pub(crate) fn value(query: Option<&str>, key: &'static str) -> Result<Option<String>, NotText> {
     let pairs = query.unwrap_or_default().split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
     for (name, value) in pairs {
         if percent_decode_str(name).eq(key.bytes()) {

@@ -195,6 +195,11 @@ impl Hub {
         }
     }
 
+    /// Events that wait for the workers.
+    pub fn waiting(&self) -> usize {
+        self.workers.iter().map(|w| w.max_capacity() - w.capacity()).sum()
+    }
+
     /// Returns when the hub has stopped: because it was told to, or because one of its tasks failed.
     pub async fn stopped(&self) {
         self.stop.cancelled().await;

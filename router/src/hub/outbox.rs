@@ -8,6 +8,8 @@ use roomring_proto::{limits, v1};
 use tokio::sync::Notify;
 use v1::router_message::Kind;
 
+use crate::metrics::OUTBOX_BYTES;
+
 /// Most bytes that wait for one node. Attachments of a busy router's slots fit several times; a node that lets more wait
 /// than this does not read, and the link is given up.
 const BYTES: usize = 64 << 20;
@@ -35,6 +37,12 @@ struct State {
     finished: bool,
 }
 
+impl Drop for State {
+    fn drop(&mut self) {
+        OUTBOX_BYTES.sub(self.bytes as u64);
+    }
+}
+
 impl Outbox {
     /// Queues messages, in order; never waits. On overflow, and once closed, nothing is taken, and the stream ends.
     pub(super) fn push(&self, messages: impl IntoIterator<Item = Kind>) -> Result<(), Overflow> {
@@ -51,6 +59,7 @@ impl Outbox {
                 return Err(Overflow);
             }
             state.bytes += cost;
+            OUTBOX_BYTES.add(cost as u64);
             state.messages.push_back((message, cost));
         }
         drop(state);
@@ -67,7 +76,7 @@ impl Outbox {
     /// Drops what waits and ends the stream.
     pub(super) fn close(&self) {
         let mut state = self.lock();
-        *state = State { closed: true, ..State::default() };
+        *state = State { messages: VecDeque::new(), bytes: 0, closed: true, finished: false };
         drop(state);
         self.wake.notify_one();
     }
@@ -99,6 +108,7 @@ impl Outbox {
             messages.push(v1::RouterMessage { kind: Some(message) });
         }
         state.bytes -= bytes;
+        OUTBOX_BYTES.sub(bytes as u64);
         match messages.is_empty() {
             false => Taken::Batch(v1::RouterBatch { messages }),
             true if state.finished => Taken::Closed,

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::StreamExt;
+use roomring_control::clock::Time;
 use roomring_control::placement::Placement;
 use roomring_control::registry::RegistrationState;
 use roomring_control::view::ClusterView;
@@ -315,10 +316,11 @@ impl Upstreams {
                 | FromNode::Presence(_) => {}
             }
         }
+        let at = Time::now();
         for (worker, messages) in self.workers.iter().zip(shares) {
             if !messages.is_empty() {
                 // Waiting here keeps the node from sending more than the workers handle. A worker that is gone stops all.
-                let _ = worker.send(Event::Node { link, messages }).await;
+                let _ = worker.send(Event::Node { link, messages, at }).await;
             }
         }
         Ok(())

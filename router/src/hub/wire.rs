@@ -6,6 +6,7 @@ use std::io::{self, IoSlice};
 use tokio::net::tcp::OwnedWriteHalf;
 
 use crate::frame::Frame;
+use crate::metrics::{SENT_BYTES, SENT_WRITES};
 
 /// Most frames in one write. Past this a larger write is no cheaper a frame.
 const GATHER: usize = 64;
@@ -72,7 +73,11 @@ impl Wire {
             };
             let mut rest = match written {
                 Ok(0) => return Written::Broken,
-                Ok(written) => written,
+                Ok(written) => {
+                    SENT_BYTES.add(written as u64);
+                    SENT_WRITES.add(1);
+                    written
+                }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Written::Full,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
                 Err(_) => return Written::Broken,

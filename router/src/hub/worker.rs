@@ -20,6 +20,7 @@ use super::api::{Client, Command};
 use super::attach::{Link, Route};
 use super::outbox::Outbox;
 use super::slot::{Counts, Output, Slot};
+use crate::metrics::DELIVERIES;
 use crate::namespaces::Namespaces;
 
 /// Events that wait for a worker. Senders wait when it is full; a worker handles some 100,000 a second.
@@ -42,8 +43,8 @@ pub(super) enum Event {
     LinkUp { link: Link, outbox: Arc<Outbox> },
     /// A link is no more.
     LinkDown { link: Link },
-    /// A node speaks, of slots that are this worker's.
-    Node { link: Link, messages: Vec<FromNode> },
+    /// A node speaks, of slots that are this worker's; it came `at`.
+    Node { link: Link, messages: Vec<FromNode>, at: Time },
     /// Another worker has many clients to write to; these are this one's share.
     Owed(Vec<Arc<Client>>),
 }
@@ -92,6 +93,8 @@ pub(super) struct Worker {
     outputs: Vec<Output>,
     /// Clients whose queues are to be flushed.
     owed: Vec<Arc<Client>>,
+    /// Of this turn: when the oldest of what nodes said came, and how much was delivered.
+    turn: (Option<Time>, u64),
 }
 
 /// When which slot wants to be called again.
@@ -150,6 +153,7 @@ impl Worker {
             totals,
             outputs: Vec::new(),
             owed: Vec::new(),
+            turn: (None, 0),
         }
     }
 
@@ -182,6 +186,9 @@ impl Worker {
             self.flush(now);
             // Last: nodes get on with what they were told meanwhile.
             self.pay().await;
+            if let (Some(came), delivered @ 1..) = std::mem::take(&mut self.turn) {
+                DELIVERIES.observe(Time::now().since(came), delivered);
+            }
         }
     }
 
@@ -275,7 +282,8 @@ impl Worker {
                 }
             }
             Event::Owed(clients) => clients.iter().for_each(|client| client.queue.flush()),
-            Event::Node { link, messages } => {
+            Event::Node { link, messages, at } => {
+                self.turn.0 = Some(self.turn.0.map_or(at, |oldest| oldest.min(at)));
                 for message in messages {
                     if let Some(slot) = slot_of(&message) {
                         self.with_slot(slot, |slot, out| slot.node(now, link, message, out));
@@ -298,7 +306,9 @@ impl Worker {
         let Some(slot) = self.slots.get_mut(&id) else { return };
         let before = slot.counts();
         f(slot, &mut self.outputs);
-        self.totals.add(before, slot.counts());
+        let after = slot.counts();
+        self.turn.1 += after.deliveries.wrapping_sub(before.deliveries);
+        self.totals.add(before, after);
         self.touched.insert(id);
     }
 

@@ -27,6 +27,7 @@ use crate::frame::Frame;
 use crate::hub::api::{Command, ToClient};
 use crate::hub::queue::{Pumped, Slow};
 use crate::hub::wire::{Wire, Written};
+use crate::metrics::{self, Ended};
 
 /// Most bytes read at once. One buffer a thread: no connection has one of its own.
 const READ_BYTES: usize = 16 << 10;
@@ -356,6 +357,11 @@ where
 
     /// Takes the client out of the hub and closes the socket so that the client gets the close frame.
     async fn end(mut self, ending: Ending) {
+        metrics::ended(match &ending {
+            Ending::Gone => Ended::Gone,
+            Ending::ByClient => Ended::ByClient,
+            Ending::Close { code, .. } => Ended::Close(*code),
+        });
         let mut wire = self.wire.take();
         if let Some(client) = self.machine.client() {
             wire = wire.or(client.queue.detach());

@@ -30,7 +30,7 @@ const LAST_LINES: usize = 8;
 const LAST_BYTES: u64 = 8 << 10;
 
 /// Variables that mean one process and not the whole cluster.
-const NOT_SHARED: [&str; 3] = ["ROOMRING_ADVERTISE", "ROOMRING_CONFIG", "ROOMRING_ID"];
+const NOT_SHARED: [&str; 4] = ["ROOMRING_ADMIN", "ROOMRING_ADVERTISE", "ROOMRING_CONFIG", "ROOMRING_ID"];
 
 /// What is known of a started process.
 #[derive(Debug, Clone)]

@@ -22,6 +22,7 @@ struct Ready<'a> {
 struct RouterLine<'a> {
     id: &'a str,
     http: &'a str,
+    admin: &'a str,
     pid: u32,
 }
 
@@ -29,6 +30,7 @@ struct RouterLine<'a> {
 struct NodeLine<'a> {
     id: &'a str,
     grpc: &'a str,
+    admin: &'a str,
     pid: u32,
 }
 
@@ -42,8 +44,12 @@ pub(super) fn ready(
     let of = |role: Role| children.iter().filter(move |c| c.role == role);
     if args.json {
         let line = Ready {
-            routers: of(Role::Router).map(|c| RouterLine { id: &c.id, http: told(c, "http"), pid: c.pid }).collect(),
-            nodes: of(Role::Node).map(|c| NodeLine { id: &c.id, grpc: told(c, "grpc"), pid: c.pid }).collect(),
+            routers: of(Role::Router)
+                .map(|c| RouterLine { id: &c.id, http: told(c, "http"), admin: told(c, "admin"), pid: c.pid })
+                .collect(),
+            nodes: of(Role::Node)
+                .map(|c| NodeLine { id: &c.id, grpc: told(c, "grpc"), admin: told(c, "admin"), pid: c.pid })
+                .collect(),
             etcd: target.etcd.join(","),
         };
         return output::print_text(&(serde_json::to_string(&line)? + "\n"));
@@ -68,9 +74,10 @@ pub(super) fn ready(
     let flags = if usual { String::new() } else { format!(" --etcd {etcd} --cluster {}", target.cluster) };
     let pages: Vec<String> = of(Role::Router).map(|c| page(told(c, "http"))).collect();
     let text = format!(
-        "\nThe cluster is up. Chat at {}\n\n{}\nLook at it  roomctl status{flags}\nLogs        {}\nStop        Ctrl-C\n",
+        "\nThe cluster is up. Chat at {}\n\n{}\nLook at it  roomctl status{flags}, or {}\nLogs        {}\nStop        Ctrl-C\n",
         pages.join("\n                 and at "),
         output::finish(table, &[1]),
+        of(Role::Router).next().map(|c| page(told(c, "admin"))).unwrap_or_default(),
         dir.display()
     );
     output::print_text(&text)
