@@ -10,7 +10,7 @@ ARGS :=
 # protoc has its standard types from libprotobuf-dev.
 BUILD_PACKAGES := cc:build-essential protoc:protobuf-compiler /usr/include/google/protobuf/descriptor.proto:libprotobuf-dev
 TEST_PACKAGES = /usr/bin/etcd:etcd-server node:nodejs npm:npm chromium:chromium go:golang-go \
-	/usr/sbin/keepalived:keepalived /usr/sbin/ip:iproute2 curl:curl \
+	/usr/sbin/keepalived:keepalived /usr/sbin/ip:iproute2 curl:curl /usr/bin/promtool:prometheus \
 	/usr/lib/python3*/ensurepip:python3-venv
 # nginx's modules lie where Debian puts them; so do the paths in tests/src/bin/bench/peers.
 BENCH_PACKAGES = /usr/bin/etcd:etcd-server /usr/sbin/nats-server:nats-server /usr/bin/redis-server:redis-server \
@@ -21,7 +21,7 @@ CENTRIFUGO := github.com/centrifugal/centrifugo/v6@v6.9.1
 .DEFAULT_GOAL := help
 
 help: ## Show this
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
 
 demo: build-deps ## Run a whole cluster with a chat page until Ctrl-C (installs protobuf-compiler)
 	$(CARGO) build --locked -p roomring-node -p roomring-router -p roomctl
@@ -105,10 +105,71 @@ sim: build-deps ## Simulate: SEEDS=1000 (FROM=0), or every step of one, SEED=17
 recordings: build-deps ## Record runs of broken builds anew, for the checker's tests
 	$(CARGO) test --locked --package roomring-tests --test recordings -- --ignored --nocapture
 
+# kubectl has kustomize built in; where there is none (or one so old that it knows no components) it is built from its Go module.
+KUSTOMIZE_MODULE := sigs.k8s.io/kustomize/kustomize/v5@v5.8.1
+K8S := $(TARGET_DIR)/k8s
+OVERLAYS := dev production production-external-etcd
+.PHONY: k8s-check k8s-tools
+k8s-check: $(K8S)/checked ## Render the Kubernetes manifests and check them against the schemas of Kubernetes
+
+$(K8S)/checked: $(shell find k8s -type f) | $(K8S)/venv.stamp
+	@mkdir -p $(K8S)/with-gateway
+	@printf 'namespace: roomring\nresources: [../../../k8s/overlays/production]\ncomponents: [../../../k8s/components/gateway]\n' >$(K8S)/with-gateway/kustomization.yaml
+	@if kubectl kustomize k8s/overlays/dev >/dev/null 2>&1; then kustomize="kubectl kustomize"; else \
+		$(MAKE) --no-print-directory $(K8S)/bin/kustomize && kustomize="$(K8S)/bin/kustomize build"; fi && \
+	for overlay in $(OVERLAYS); do $$kustomize k8s/overlays/$$overlay >$(K8S)/$$overlay.yaml || exit 1; done && \
+	$$kustomize $(K8S)/with-gateway >$(K8S)/with-gateway.yaml
+	$(K8S)/venv/bin/python k8s/check.py $(foreach o,$(OVERLAYS) with-gateway,$(K8S)/$(o).yaml)
+	@touch $@
+
+$(K8S)/bin/kustomize:
+	@.ci/need "rendering the manifests" go:golang-go
+	GOBIN=$(abspath $(K8S)/bin) go install $(KUSTOMIZE_MODULE)
+
+$(K8S)/venv.stamp: k8s/requirements.txt
+	@.ci/need "checking the manifests" '/usr/lib/python3*/ensurepip:python3-venv'
+	mkdir -p $(K8S)
+	python3 -m venv $(K8S)/venv
+	$(K8S)/venv/bin/pip install --quiet --disable-pip-version-check -r k8s/requirements.txt
+	touch $@
+
+.PHONY: docs
+docs: test-packages ## Write the tables of docs/metrics.md and docs/configuration.md from the code
+	$(CARGO) build --locked --workspace --bins
+	ROOMRING_WRITE_DOCS=1 $(CARGO) test --locked --workspace --test metrics --test configuration
+
+.PHONY: alerts
+alerts: ## Write the alert rules for the Prometheus operator from monitoring/alerts.yml
+	@{ printf 'apiVersion: monitoring.coreos.com/v1\nkind: PrometheusRule\nmetadata:\n  name: roomring\n  labels: {app.kubernetes.io/name: roomring}\nspec:\n'; \
+		sed -n '/^groups:/,$$p' monitoring/alerts.yml | sed 's/^/  /'; } >k8s/components/monitoring/alerts.yaml
+
+# Static binaries. glibc's resolver needs nothing but /etc/resolv.conf and /etc/hosts, so they run in an empty image. Paths of
+# the builder are left out, and times are the commit's: the same source and compiler give the same bytes.
+DIST := $(TARGET_DIR)/dist-root
+HOST = $(shell rustc -vV | sed -n 's/^host: //p')
+BINARIES := roomring-node roomring-router roomctl
+VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)
+PROFILE := dist
+.PHONY: dist image
+dist: build-deps ## Build static binaries and their checksums in target/dist-root (PROFILE=dist)
+	RUSTFLAGS="-C target-feature=+crt-static --remap-path-prefix=$(CURDIR)=/roomring --remap-path-prefix=$(HOME)=/home" \
+	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) \
+		$(CARGO) build --locked --profile $(PROFILE) --target $(HOST) -p roomring-node -p roomring-router -p roomctl
+	rm -rf $(DIST) && mkdir -p $(DIST)
+	for b in $(BINARIES); do objcopy --strip-debug $(TARGET_DIR)/$(HOST)/$(PROFILE)/$$b $(DIST)/$$b && \
+		{ ! ldd $(DIST)/$$b 2>/dev/null | grep '=>' || { echo "$$b is not static" >&2; exit 1; }; } || exit 1; done
+	cd $(DIST) && sha256sum $(BINARIES) >SHA256SUMS && cat SHA256SUMS
+
+# With docker, or with buildah, which needs no daemon.
+image: dist ## Build the image roomring:VERSION from them
+	@if docker info >/dev/null 2>&1; then docker build -f Dockerfile -t roomring:$(VERSION) $(DIST); \
+	elif command -v buildah >/dev/null 2>&1; then STORAGE_DRIVER=$(or $(STORAGE_DRIVER),vfs) buildah bud --isolation chroot -f Dockerfile -t roomring:$(VERSION) $(DIST); \
+	else echo "Neither a docker daemon nor buildah is here (Debian: buildah)." >&2; exit 1; fi
+
 fmt: cargo ## Format the code
 	$(CARGO) fmt --all
 
-test-deps: build-deps $(CLIENTS)/js.stamp $(CLIENTS)/python.stamp $(CLIENTS)/go.stamp ## Install what the tests need, SDKs under target/
+test-deps: build-deps $(K8S)/checked $(CLIENTS)/js.stamp $(CLIENTS)/python.stamp $(CLIENTS)/go.stamp ## Install what the tests need, SDKs under target/
 
 clean: cargo ## Remove everything that was built
 	$(CARGO) clean

@@ -17,6 +17,7 @@ pub mod invariants;
 pub mod model;
 mod net;
 mod oracle;
+pub mod pods;
 mod process;
 mod proxy;
 mod raw;

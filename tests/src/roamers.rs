@@ -18,6 +18,7 @@ use crate::traffic::{Outcome, Sent};
 pub struct Roamers {
     name: String,
     users: Vec<Arc<Roamer>>,
+    addresses: Addresses,
     rooms: usize,
     each: usize,
     stop: watch::Sender<bool>,
@@ -31,6 +32,7 @@ impl Roamers {
         let mut roamers = Self {
             name: name.to_owned(),
             users: Vec::new(),
+            addresses: addresses.clone(),
             rooms,
             each,
             stop: watch::Sender::new(false),
@@ -42,6 +44,11 @@ impl Roamers {
         });
         roamers.users = join_all(coming.collect::<Vec<_>>()).await;
         roamers
+    }
+
+    /// From now on who comes back does so through one of these.
+    pub fn route_to(&self, routers: &[SocketAddr]) {
+        *self.addresses.lock().expect("not poisoned") = routers.to_vec();
     }
 
     /// The users.

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use roomring_tests::pods::{Pods, object};
 use roomring_tests::{Cluster, Event, Options, Roamer, Roamers, Weight, eventually, evidence};
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -50,6 +51,52 @@ async fn every_node_and_router_restarts_and_nothing_is_lost() {
         "sockets end at restarts of routers alone, with a code that reconnects"
     );
 
+    roamers.nothing_lost().await;
+    presence_converges(&roamers).await;
+    nobody_flapped(&roamers);
+}
+
+/// As Kubernetes does it, with what the manifests say: nodes from the last to the first, each once the one before is ready; for
+/// each router a new one first, and the balancer in front sends clients to those that are ready.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rolling_update_by_the_manifests_loses_nothing() {
+    let mut pods = Pods::of("dev").await;
+    let (nodes, routers) = (("StatefulSet", "roomring-node"), ("Deployment", "roomring-router"));
+    let count = object(pods.objects(), nodes.0, nodes.1)["spec"]["replicas"].as_u64().expect("replicas");
+    let names: Vec<String> = (0..count).map(|n| format!("roomring-node-{n}")).collect();
+    names.iter().for_each(|name| pods.spawn(nodes.0, nodes.1, name));
+    for name in &names {
+        pods.ready(name).await;
+    }
+    let least = object(pods.objects(), "HorizontalPodAutoscaler", routers.1)["spec"]["minReplicas"].as_u64();
+    let old: Vec<String> = (0..least.expect("replicas")).map(|n| format!("roomring-router-old-{n}")).collect();
+    let mut ready = Vec::new();
+    for name in &old {
+        ready.push(pods.start(routers.0, routers.1, name, "http").await);
+    }
+    let mut roamers = Roamers::gather("pods", &ready, 32, 16, 3).await;
+    roamers.talk(Duration::from_millis(60));
+
+    for name in names.iter().rev() {
+        pods.terminate(name).await;
+        // The same name at another address.
+        pods.start(nodes.0, nodes.1, name, "grpc").await;
+        pods.live().await;
+    }
+    assert!(roamers.users().iter().all(|u| u.connections().len() == 1), "restarts of nodes end no socket");
+    for (n, name) in old.iter().enumerate() {
+        ready.push(pods.start(routers.0, routers.1, &format!("roomring-router-new-{n}"), "http").await);
+        // A pod that ends gets nobody new, long before it is told.
+        let address = pods.address(name, "http");
+        ready.retain(|a| *a != address);
+        roamers.route_to(&ready);
+        pods.terminate(name).await;
+        roamers.settled().await;
+        pods.live().await;
+    }
+    let ends = roamers.users().iter().flat_map(|u| u.connections()).filter_map(|c| c.now_closed());
+    let codes: BTreeSet<Option<u16>> = ends.map(|closed| closed.code).collect();
+    assert_eq!(codes, BTreeSet::from([Some(SHUTDOWN)]), "sockets end with a code that reconnects");
     roamers.nothing_lost().await;
     presence_converges(&roamers).await;
     nobody_flapped(&roamers);

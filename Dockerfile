@@ -1,0 +1,8 @@
+# The three binaries and nothing else: no shell, no package, nothing to update but them. `make image` builds it; they are linked
+# statically (`make dist`), and need of their surroundings only what Kubernetes and Docker mount: /etc/resolv.conf and /etc/hosts.
+FROM scratch
+COPY roomring-node roomring-router roomctl /
+# A number, so that runAsNonRoot can be checked without a /etc/passwd.
+USER 65532:65532
+# What is run is said with the container: /roomring-node, /roomring-router or /roomctl.
+CMD ["/roomctl", "--help"]
