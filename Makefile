@@ -151,12 +151,12 @@ BINARIES := roomring-node roomring-router roomctl
 VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)
 PROFILE := dist
 .PHONY: dist image
-dist: build-deps ## Build static binaries and their checksums in target/dist-root (PROFILE=dist)
+dist: build-deps ## Build static binaries and their checksums in target/dist-root
 	RUSTFLAGS="-C target-feature=+crt-static --remap-path-prefix=$(CURDIR)=/roomring --remap-path-prefix=$(HOME)=/home" \
 	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) \
 		$(CARGO) build --locked --profile $(PROFILE) --target $(HOST) -p roomring-node -p roomring-router -p roomctl
 	rm -rf $(DIST) && mkdir -p $(DIST)
-	for b in $(BINARIES); do objcopy --strip-debug $(TARGET_DIR)/$(HOST)/$(PROFILE)/$$b $(DIST)/$$b && \
+	for b in $(BINARIES); do objcopy --strip-debug $(TARGET_DIR)/$(HOST)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))/$$b $(DIST)/$$b && \
 		{ ! ldd $(DIST)/$$b 2>/dev/null | grep '=>' || { echo "$$b is not static" >&2; exit 1; }; } || exit 1; done
 	cd $(DIST) && sha256sum $(BINARIES) >SHA256SUMS && cat SHA256SUMS
 
