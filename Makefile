@@ -124,7 +124,8 @@ $(K8S)/checked: $(shell find k8s -type f) | $(K8S)/venv.stamp
 
 $(K8S)/bin/kustomize:
 	@.ci/need "rendering the manifests" go:golang-go
-	GOBIN=$(abspath $(K8S)/bin) go install $(KUSTOMIZE_MODULE)
+	GOBIN=$(abspath $(K8S)/bin) go install $(KUSTOMIZE_MODULE) || { \
+		echo "The manifests are rendered with kubectl (1.27 or later), or kustomize built by a recent Go: install either." >&2; exit 1; }
 
 $(K8S)/venv.stamp: k8s/requirements.txt
 	@.ci/need "checking the manifests" '/usr/lib/python3*/ensurepip:python3-venv'
