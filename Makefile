@@ -35,7 +35,7 @@ test: test-deps check ## Run every check and test (also installs what tests need
 
 .PHONY: model
 model: build-deps ## Check every state of one slot within larger bounds (long), or BOUNDS="nodes=3 writes=2" MUTANT=name
-	$(CARGO) test --locked -p roomring-tests --test model -- --ignored --nocapture $(if $(BOUNDS),explore,larger)
+	$(CARGO) test --locked --profile sim -p roomring-tests --test model -- --ignored --nocapture $(if $(BOUNDS),explore,larger)
 
 # Documentation is built with private items, so links to them resolve.
 check: build-deps ## Check formatting, lints and documentation
@@ -99,11 +99,11 @@ $(PEERS_DIR)/bin/centrifugo:
 
 sim: build-deps ## Simulate: SEEDS=1000 (FROM=0), or every step of one, SEED=17
 	SEEDS=$(or $(SEEDS),1000) FROM=$(or $(FROM),0) $(if $(SEED),SEED=$(SEED)) \
-		$(CARGO) test --locked --package roomring-tests --test sim many_seeds -- --nocapture
+		$(CARGO) test --locked --profile sim --package roomring-tests --test sim many_seeds -- --nocapture
 
 .PHONY: recordings
 recordings: build-deps ## Record runs of broken builds anew, for the checker's tests
-	$(CARGO) test --locked --package roomring-tests --test recordings -- --ignored --nocapture
+	$(CARGO) test --locked --profile sim --package roomring-tests --test recordings -- --ignored --nocapture
 
 # kubectl has kustomize built in; where there is none (or one so old that it knows no components) it is built from its Go module.
 KUSTOMIZE_MODULE := sigs.k8s.io/kustomize/kustomize/v5@v5.8.1
