@@ -9,6 +9,7 @@ use serde::Serialize;
 use crate::cli::{Outcome, WhereArgs};
 use crate::health::{self, SlotState};
 use crate::output::{self, Format, Tone, word};
+use crate::room_limits::RoomLimitsRow;
 use crate::snapshot::Snapshot;
 use crate::whereis::{names, state_cell};
 
@@ -27,6 +28,7 @@ struct Explanation {
     wish: Vec<String>,
     /// Why it is there, or not yet where it is wanted; empty if the ring alone wants it where it is.
     why: Vec<String>,
+    room_limits: RoomLimitsRow,
     /// The latest first.
     changes: Vec<ChangeRow>,
 }
@@ -71,6 +73,7 @@ pub(crate) async fn run(args: WhereArgs) -> anyhow::Result<Outcome> {
         learners: names(placement, &slot.learners),
         wish: wish.iter().map(|i| name(placement, *i)).collect(),
         why: explain::why(&snapshot.view(), number, &wish, output::ago),
+        room_limits: (&placement.settings.rooms).into(),
         changes: explain::changes(placement, number, &wish).into_iter().map(ChangeRow::of).collect(),
     };
     match args.common.output {
@@ -92,6 +95,7 @@ fn table(e: &Explanation) -> String {
     table.add_row([plain("in sync".into()), plain(list(&e.in_sync))]);
     table.add_row([plain("learners".into()), plain(list(&e.learners))]);
     table.add_row([plain("ring wants".into()), plain(list(&e.wish))]);
+    table.add_row([plain("a room keeps".into()), plain(e.room_limits.to_string())]);
     let why = if e.why.is_empty() { "It is where the ring wants it.".to_owned() } else { e.why.join(" ") };
     table.add_row([plain("why".into()), plain(why)]);
     let mut text = output::finish(table, &[]);

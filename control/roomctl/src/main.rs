@@ -14,6 +14,7 @@ mod output;
 mod pin;
 mod probe;
 mod rebalance;
+mod room_limits;
 mod rooms;
 mod snapshot;
 mod status;

@@ -12,6 +12,7 @@ use crate::health::{self, NodeState, SlotCounts};
 use crate::nodes::{self, Row};
 use crate::output::{self, Format, Tone, word};
 use crate::probe;
+use crate::room_limits::RoomLimitsRow;
 use crate::snapshot::Snapshot;
 
 /// A cluster, as shown.
@@ -41,6 +42,7 @@ struct PlacementRow {
     replication: u32,
     min_in_sync: u32,
     fence_after_ms: u64,
+    room_limits: RoomLimitsRow,
     members: usize,
     evicted: usize,
 }
@@ -266,6 +268,7 @@ impl PlacementRow {
             replication: placement.settings.replication,
             min_in_sync: placement.settings.min_in_sync,
             fence_after_ms: u64::try_from(placement.settings.fence_after.as_millis()).unwrap_or(u64::MAX),
+            room_limits: (&placement.settings.rooms).into(),
             members: active,
             evicted: placement.members.len() - active,
         }
@@ -351,6 +354,7 @@ fn head(status: &Status) -> String {
                 p.slots, p.replication, p.min_in_sync
             ),
         );
+        row("a room keeps", p.room_limits.to_string());
         let lost = status.nodes.iter().filter(|n| n.state == NodeState::Lost).count();
         row("members", format!("{}, {lost} of them lost, {} evicted", p.members, p.evicted));
         let s = status.slots;

@@ -40,6 +40,7 @@ async fn status_tells_slots_and_who_does_not_answer() {
     assert_eq!(ran.code, Some(1), "nobody answers");
     assert_eq!(status["slots"], serde_json::json!({"ok": 3, "moving": 1, "under_replicated": 0, "offline": 0}));
     assert_eq!(status["placement"]["version"], 9);
+    assert_eq!(status["placement"]["room_limits"]["members"], 1);
     assert!(status["nodes"][0]["unreachable"].as_str().unwrap().contains("refused"), "{status}");
     assert_eq!(status["nodes"][0]["wanted"], 2);
 
@@ -49,6 +50,7 @@ async fn status_tells_slots_and_who_does_not_answer() {
     assert_eq!(ran.code, Some(1));
     assert!(ran.stdout.contains("2 ok, 0 moving, 0 under-replicated, 2 offline"), "{}", ran.stdout);
     assert!(ran.stdout.contains("lost"), "{}", ran.stdout);
+    assert!(ran.stdout.contains("0 messages, 0s, 0 KiB; 0 publish ids, 0s; 1 members, 0 listed"), "{}", ran.stdout);
     assert!(!ran.stdout.contains('\u{1b}'), "no colours into a pipe");
     let nodes = roomctl(&[&["nodes", "-o", "json"], &common[..]].concat()).await.json();
     assert_eq!(nodes[2]["state"], "left", "it has no seat: nobody misses it");
@@ -114,6 +116,7 @@ async fn status_and_explain_tell_who_was_evicted_and_why_a_slot_is_where_it_is()
     println!("{differing} slots are not where the ring wants them");
     let shown = roomctl(&[&["explain", &room_in(3)], &common[..]].concat()).await.stdout;
     assert!(shown.contains("evict c (silent)") && shown.contains("ring wants"), "{shown}");
+    assert!(shown.contains("a room keeps") && shown.contains("1 members"), "{shown}");
 
     client.delete("/roomring/test/nodes/b", None).await.unwrap();
     let ran = roomctl(&[&["explain", &room_in(2)], &common[..]].concat()).await;
