@@ -48,7 +48,8 @@ struct Play {
 
 impl Play {
     fn new(mutant: Option<Mutant>, nodes: u64, in_sync: u64) -> Self {
-        let model = SlotModel { bounds: Bounds { nodes, in_sync, ..Bounds::default() }, mutant, prefix: &[] };
+        let model =
+            SlotModel { bounds: Bounds { nodes, in_sync, ..Bounds::default() }, mutant, ..SlotModel::default() };
         Self { model, world: model.first(), broken: None }
     }
 

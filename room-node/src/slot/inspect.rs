@@ -134,6 +134,11 @@ impl Led<'_> {
         self.leader.is_promoted()
     }
 
+    /// Whether a committed publish is not acknowledged yet, since too few seats are in sync.
+    pub fn withholds(self) -> bool {
+        !self.leader.withheld.is_empty()
+    }
+
     /// The seats without whose acknowledgement nothing commits, its own left out.
     pub fn waits_for(self) -> BTreeSet<Seat> {
         let in_sync = self.record.in_sync.iter().copied().filter(|s| *s != self.record.primary);

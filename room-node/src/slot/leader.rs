@@ -8,7 +8,7 @@ use roomring_proto::{Incarnation, Lsn, RoomId, Seat, Term, Version, v1};
 
 use super::catchup::Progress;
 use super::replica::Replica;
-use super::serve::{Answer, HeldAttach};
+use super::serve::{Answer, Due, HeldAttach};
 use super::tail::Tail;
 use super::{Ctx, LinkId, Output, Rule};
 use crate::entry::{Body, Entry};
@@ -86,6 +86,8 @@ pub(super) struct Leader {
     pub(super) tail: Tail,
     /// Whom to tell when an entry commits.
     pub(super) answers: BTreeMap<Lsn, Vec<Answer>>,
+    /// Acknowledgements that wait until enough seats are in sync.
+    pub(super) withheld: Vec<Due>,
     /// Links that are sent what happens in a room.
     pub(super) attached: BTreeMap<RoomId, Links>,
     /// Attaches that wait for the promotion, or for their rooms' creation to commit.
@@ -113,6 +115,7 @@ impl Leader {
             age_at: None,
             tail: Tail::default(),
             answers: BTreeMap::new(),
+            withheld: Vec::new(),
             attached: BTreeMap::new(),
             held: Vec::new(),
             gone: replica.rooms.routers().into_iter().map(|r| (r, grace_end)).collect(),
@@ -304,7 +307,9 @@ impl Leader {
                 shown.add(entry, applied, answers.remove(&entry.lsn));
             });
             replica.log.trim(ctx.config.retention, replica.commit);
-            shown.send(&self.attached, self.term, ctx, out);
+            for due in shown.send(&self.attached, self.term, ctx, out) {
+                self.acknowledge(due, ctx, out);
+            }
         }
         let ready = replica.commit >= self.tail_end || !ctx.config.rules.keep(Rule::CommitsTailFirst);
         if !self.promoted && ready {
@@ -316,6 +321,7 @@ impl Leader {
             }
         }
         if self.promoted {
+            self.acknowledge_withheld(ctx, out);
             self.serve_held(replica, ctx, out);
         }
     }

@@ -67,7 +67,7 @@ pub struct Env {
     pub contact: Option<Time>,
     /// How old contact may be for a primary to serve.
     pub fence_after: Duration,
-    /// In-sync seats without which publishes are not taken.
+    /// In-sync seats without which publishes are neither taken nor acknowledged.
     pub min_in_sync: u32,
 }
 

@@ -62,11 +62,13 @@ pub enum Rule {
     StaysShut,
     /// Fewer in-sync seats than `min_in_sync` take no publish.
     MinInSync,
+    /// They acknowledge none either, also not one that was taken when there were enough.
+    AcksWithMinInSync,
 }
 
 impl Rule {
     /// All of them.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 29] = [
         Self::DropsDataWithSeat,
         Self::SeatsNamed,
         Self::RefusesLowerTerm,
@@ -95,6 +97,7 @@ impl Rule {
         Self::TellsGap,
         Self::StaysShut,
         Self::MinInSync,
+        Self::AcksWithMinInSync,
     ];
 }
 

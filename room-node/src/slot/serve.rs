@@ -32,6 +32,9 @@ pub(super) struct Answer {
     duplicate: bool,
 }
 
+/// Whom to tell of a committed publish, and its place.
+pub(super) type Due = (Answer, Epoch, Seq);
+
 /// An attach that is answered once `until` is committed and the slot is served.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct HeldAttach {
@@ -46,7 +49,7 @@ pub(super) struct HeldAttach {
 #[derive(Default)]
 pub(super) struct Shown {
     runs: Vec<(RoomId, Epoch, Vec<v1::Event>)>,
-    answers: Vec<(Answer, Epoch, Seq)>,
+    answers: Vec<Due>,
 }
 
 impl Shown {
@@ -65,7 +68,14 @@ impl Shown {
         }
     }
 
-    pub(super) fn send(self, attached: &BTreeMap<RoomId, Links>, term: Term, ctx: &Ctx<'_>, out: &mut Vec<Output>) {
+    /// Delivers; the acknowledgements that are due come back.
+    pub(super) fn send(
+        self,
+        attached: &BTreeMap<RoomId, Links>,
+        term: Term,
+        ctx: &Ctx<'_>,
+        out: &mut Vec<Output>,
+    ) -> Vec<Due> {
         let slot = ctx.config.slot.0;
         for (room, epoch, events) in self.runs {
             let Some(links) = attached.get(&room) else { continue };
@@ -75,9 +85,7 @@ impl Shown {
                 out.push(to_router(link, ToRouter::Deliver(deliver.clone())));
             }
         }
-        for (answer, epoch, seq) in self.answers {
-            out.push(published(&answer, slot, term, epoch, seq));
-        }
+        self.answers
     }
 }
 
@@ -99,6 +107,7 @@ impl Leader {
         for answers in self.answers.values_mut() {
             answers.retain(|a| a.link != link);
         }
+        self.withheld.retain(|(a, ..)| a.link != link);
         self.gone.insert(router, grace_end);
     }
 
@@ -401,9 +410,28 @@ impl Leader {
         match self.take_publish(link, publish, replica, ctx, out) {
             Ok(None) => {}
             Ok(Some((epoch, seq, duplicate))) => {
-                out.push(published(&Answer { link, number, duplicate }, ctx.config.slot.0, self.term(), epoch, seq));
+                self.acknowledge((Answer { link, number, duplicate }, epoch, seq), ctx, out);
             }
             Err(refused) => out.push(publish_refused(link, ctx.config.slot, number, self.term(), refused)),
+        }
+    }
+
+    /// Acknowledges a committed publish, or keeps that until enough seats are in sync: the set may have shrunk since it was
+    /// taken.
+    pub(super) fn acknowledge(&mut self, (answer, epoch, seq): Due, ctx: &Ctx<'_>, out: &mut Vec<Output>) {
+        if enough_in_sync(ctx) || !ctx.config.rules.keep(Rule::AcksWithMinInSync) {
+            out.push(published(&answer, ctx.config.slot.0, self.term(), epoch, seq));
+        } else if !self.withheld.iter().any(|(a, ..)| (a.link, a.number) == (answer.link, answer.number)) {
+            self.withheld.push((answer, epoch, seq));
+        }
+    }
+
+    /// Acknowledges what had to wait, if it need not any more: a seat that is in sync holds everything up to the commit point.
+    pub(super) fn acknowledge_withheld(&mut self, ctx: &Ctx<'_>, out: &mut Vec<Output>) {
+        if !self.withheld.is_empty() && ctx.env.in_contact() && enough_in_sync(ctx) {
+            for due in std::mem::take(&mut self.withheld) {
+                self.acknowledge(due, ctx, out);
+            }
         }
     }
 
@@ -443,7 +471,7 @@ impl Leader {
         if self.tail.bytes() > UNCOMMITTED_BYTES {
             return Err(refusal(Reason::Busy, "too much waits for the replicas"));
         }
-        if ctx.record.in_sync.len() < ctx.env.min_in_sync as usize && rules.keep(Rule::MinInSync) {
+        if !enough_in_sync(ctx) && rules.keep(Rule::MinInSync) {
             return Err(refusal(Reason::Busy, "fewer replicas are in sync than min_in_sync asks for"));
         }
         let room = RoomId::new(&publish.room).map_err(|e| refusal(Reason::BadRequest, &e.to_string()))?;
@@ -682,6 +710,10 @@ fn replay_from_history(wanted: &v1::RoomAttach, room: &Room) -> Option<Vec<v1::E
     }
     let missed = room.history(Some(Seq(wanted.seq)), None, false);
     Some(missed.into_iter().map(|p| v1::Event { kind: Some(v1::event::Kind::Publication(p)) }).collect())
+}
+
+fn enough_in_sync(ctx: &Ctx<'_>) -> bool {
+    ctx.record.in_sync.len() >= ctx.env.min_in_sync as usize
 }
 
 fn epoch(ctx: &Ctx<'_>, replica: &Replica, created: Lsn) -> Epoch {

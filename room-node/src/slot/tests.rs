@@ -44,6 +44,7 @@ struct World {
     router: Router,
     committed: BTreeMap<(Generation, Lsn), Entry>,
     now: Duration,
+    min_in_sync: u32,
 }
 
 fn member(i: u64) -> Member {
@@ -101,6 +102,7 @@ impl World {
             router: Router::default(),
             committed: BTreeMap::new(),
             now: Duration::from_secs(1000),
+            min_in_sync: 1,
         };
         for a in 1..=processes {
             for b in (1..=processes).filter(|b| *b != a) {
@@ -124,7 +126,7 @@ impl World {
             wall_ms: u64::try_from(self.now.as_millis()).unwrap(),
             contact: Some(Time(self.now)),
             fence_after: Duration::from_secs(60),
-            min_in_sync: 1,
+            min_in_sync: self.min_in_sync,
         };
         let mut out = Vec::new();
         let slot = self.slots.get_mut(&to).unwrap();
@@ -609,6 +611,37 @@ fn without_the_seat_that_does_not_answer_what_waited_for_it_commits() {
     }
     assert!(world.router.unanswered.is_empty());
     settle(&mut world);
+}
+
+#[test]
+fn what_fewer_seats_have_than_min_in_sync_is_acknowledged_once_another_has_it() {
+    let mut world = run(3, vec![]);
+    world.write(&Change::AddLearner { slot: SlotId(0), incarnation: Incarnation(2) });
+    settle(&mut world);
+    world.min_in_sync = 2;
+    let seat = world.record().in_sync[1];
+    world.disconnect(Incarnation(1), Incarnation(2));
+    world.publish();
+    // It was taken while two were in sync, and commits when one is.
+    world.write(&Change::RemoveSeat { slot: SlotId(0), seat });
+    world.show_placement(Incarnation(1), 1000);
+    let hear = |world: &mut World| {
+        while !world.to_router.is_empty() {
+            world.deliver_router();
+        }
+    };
+    hear(&mut world);
+    let commit = |world: &World| world.slots[&Incarnation(1)].replica.as_ref().unwrap().commit;
+    let committed = commit(&world);
+    assert_eq!((world.router.delivered.len(), world.router.acked.len()), (1, 0));
+    // Sent again it is known, and waits all the same.
+    world.attach(Incarnation(1));
+    hear(&mut world);
+    assert_eq!((commit(&world), world.router.acked.len()), (committed, 0));
+    world.write(&Change::AddLearner { slot: SlotId(0), incarnation: Incarnation(3) });
+    settle(&mut world);
+    assert_eq!(world.router.acked.keys().collect::<Vec<_>>(), [&1]);
+    assert!(world.router.unanswered.is_empty());
 }
 
 #[test]

@@ -14,6 +14,14 @@ pub fn judge(world: &World, said: &Said<'_>) -> bool {
     }
 }
 
+/// Everything that the client was given is that of a committed entry.
+pub fn holds(world: &World) -> bool {
+    world.router().delivered().iter().all(|(epoch, seq, data)| {
+        let mut publishes = world.ghost().publishes();
+        publishes.any(|(generation, _, p)| (generation, p.seq.0, &p.data) == (epoch.generation, *seq, data))
+    })
+}
+
 fn events(world: &World, epoch: Option<v1::Epoch>, events: &[v1::Event]) -> bool {
     let Some(epoch) = epoch.map(Epoch::from) else { return events.is_empty() };
     events.iter().all(|event| {

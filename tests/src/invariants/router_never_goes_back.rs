@@ -5,7 +5,7 @@ use v1::node_message::Kind;
 
 use crate::model::{Said, World};
 
-/// The router was never shown an older term, an older epoch, a lower place or a hole.
+/// What the router and its client have of the room never went back, and the client was told of every hole.
 pub fn holds(world: &World) -> bool {
     !world.router().is_taken_back()
 }
@@ -22,7 +22,8 @@ pub fn judge(world: &World, said: &Said<'_>) -> bool {
         && answer.rooms.iter().filter(|room| room.refused.is_none()).all(|room| {
             let Some((epoch, seq, lsn)) = router.position() else { return true };
             match room.epoch.map(Epoch::from) {
-                Some(now) if now == epoch && !room.gap => (room.seq, room.lsn) == (seq, lsn),
+                // After a hole joins and leaves come again from before it.
+                Some(now) if now == epoch && !room.gap => room.seq == seq && room.lsn <= lsn,
                 Some(now) if now == epoch => room.seq >= seq && room.lsn >= lsn,
                 Some(now) => room.gap && now > epoch,
                 None => false,

@@ -1,5 +1,6 @@
 //! What may happen to the slot next.
 
+use roomring_node::slot::LinkId;
 use roomring_proto::{Incarnation, Seat, Term, Version};
 
 /// One step of the world.
@@ -48,6 +49,12 @@ pub enum Action {
     Attach(Version),
     /// The router gets the oldest message of its link.
     Hear,
+    /// That message is lost.
+    Lose,
+    /// The router gets the oldest message of this earlier link.
+    Overhear(LinkId),
+    /// As much time passes at the router as a publish may take.
+    Wait,
 }
 
 /// A primary's word that a learner may go in sync: a write of it is based on `base`.

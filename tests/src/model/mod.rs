@@ -27,6 +27,7 @@ pub use shared::Shared;
 pub use world::{Process, Said, World};
 
 use roomring_node::slot::Rules;
+use roomring_router::hub::core::{Rule as RouterRule, Rules as RouterRules};
 use stateright::{Model, Property};
 
 use crate::invariants;
@@ -54,6 +55,12 @@ pub struct Bounds {
     pub expiries: u8,
     /// Times that the router attaches.
     pub attaches: u8,
+    /// Times that the router waits for as long as a publish may take.
+    pub waits: u8,
+    /// Words to the router that are lost on a link that goes on, as no link of production loses any.
+    pub lost_words: u8,
+    /// What was said on an earlier link may still reach the router.
+    pub late_words: bool,
     /// Learners may be added.
     pub admit: bool,
     /// The primary may be switched.
@@ -88,6 +95,9 @@ impl Default for Bounds {
             breaks: 0,
             expiries: 0,
             attaches: 1,
+            waits: 0,
+            lost_words: 0,
+            late_words: false,
             admit: false,
             switch: false,
             remove: false,
@@ -108,6 +118,8 @@ pub struct SlotModel {
     pub bounds: Bounds,
     /// The rule that is off.
     pub mutant: Option<Mutant>,
+    /// Rules of the router that are off besides: others stand in for each, so that one alone is not missed.
+    pub beside: &'static [RouterRule],
     /// What has happened before, not counted in the bounds.
     pub prefix: &'static [Action],
 }
@@ -131,6 +143,15 @@ impl SlotModel {
             Some(Mutant::Slot(rule)) => Rules::without(rule),
             _ => Rules::default(),
         }
+    }
+
+    /// The router's rules.
+    pub(super) fn router_rules(&self) -> RouterRules {
+        let off = match self.mutant {
+            Some(Mutant::Router(rule)) => Some(rule),
+            _ => None,
+        };
+        RouterRules::without(self.beside.iter().copied().chain(off))
     }
 
     pub(crate) fn has(&self, mutant: Mutant) -> bool {

@@ -1,9 +1,10 @@
-//! The rules as switches: those inside a slot are turned off there, the others here, where the placement is written, time
+//! The rules as switches: those inside a slot of a node or of the router are turned off there, the others here, where the placement is written, time
 //! passes, processes start, and the router speaks.
 
 use roomring_control::placement::{Placement, SlotRecord};
 use roomring_node::slot::Rule;
 use roomring_proto::Version;
+use roomring_router::hub::core::Rule as RouterRule;
 
 use super::SlotModel;
 use super::action::Action;
@@ -13,6 +14,8 @@ use super::action::Action;
 pub enum Mutant {
     /// One of the slot's own.
     Slot(Rule),
+    /// One of the router's.
+    Router(RouterRule),
     /// A primary acknowledges however old its contact is.
     ContactIgnored,
     /// The slot is recreated while processes of the in-sync set may still have contact.
@@ -65,7 +68,8 @@ impl Mutant {
             Mutant::GenerationNotSent,
             Mutant::PositionNotSent,
         ];
-        Rule::ALL.into_iter().map(Self::Slot).chain(AROUND)
+        let slot = Rule::ALL.into_iter().map(Self::Slot);
+        slot.chain(RouterRule::ALL.into_iter().map(Self::Router)).chain(AROUND)
     }
 }
 

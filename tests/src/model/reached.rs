@@ -21,9 +21,15 @@ pub const DEPOSED: &str = "a deposed primary lives beside the new one";
 pub const FENCED: &str = "a primary is fenced";
 /// A publisher is told that nobody knows.
 pub const UNKNOWN: &str = "an outcome is unknown";
+/// A publisher is told to try again.
+pub const REFUSED: &str = "a publish is refused";
+/// A committed publish is not acknowledged, since too few seats have it.
+pub const WITHHELD: &str = "an acknowledgement waits for another seat";
+/// It is, once a seat that caught up has it.
+pub const COPIED: &str = "an acknowledgement waited for another seat";
 
 /// All of them.
-pub const ALL: [(&str, Is); 8] = [
+pub const ALL: [(&str, Is); 11] = [
     (SNAPSHOT, |_, w| snapshot(w)),
     (TAIL, |_, w| tail(w)),
     (IN_SYNC, |_, w| w.register().record().in_sync.iter().any(|s| s.since.0 > 1) && generation(w) == 1),
@@ -32,6 +38,9 @@ pub const ALL: [(&str, Is); 8] = [
     (DEPOSED, |_, w| promoted(w).is_some() && w.processes().values().filter(|p| p.slot().led().is_some()).count() > 1),
     (FENCED, |_, w| w.processes().values().any(|p| p.slot().led().is_some() && !p.has_contact())),
     (UNKNOWN, |_, w| w.router().outcomes().values().any(|o| *o == super::Outcome::Unknown)),
+    (REFUSED, |_, w| w.router().outcomes().values().any(|o| *o == super::Outcome::Refused)),
+    (WITHHELD, |_, w| w.processes().values().any(|p| p.slot().led().is_some_and(|l| l.withholds()))),
+    (COPIED, |_, w| copied(w)),
 ];
 
 fn generation(world: &World) -> u64 {
@@ -58,6 +67,15 @@ fn tail(world: &World) -> bool {
         let unpromoted = slot.led().is_some_and(|l| !l.is_promoted() && l.term().0 > 1);
         unpromoted && slot.held().is_some_and(|h| h.last() > h.commit())
     })
+}
+
+fn copied(world: &World) -> bool {
+    let since = world.ghost().publishes().map(|(_, lsn, _)| lsn).next();
+    let acknowledged = world.router().outcomes().values().any(|o| matches!(o, super::Outcome::Acknowledged(..)));
+    // It came in a snapshot, so it was committed before the seat was made.
+    let snapshot = |h: roomring_node::slot::inspect::Held<'_>| h.is_filled() && h.seat().since.0 > 1;
+    let held = world.in_sync().filter_map(|(_, p)| p.slot().held());
+    acknowledged && held.into_iter().any(|h| snapshot(h) && since.is_some_and(|lsn| h.base() >= lsn))
 }
 
 fn resent(world: &World) -> bool {

@@ -13,9 +13,9 @@ use roomring_control::clock::Time;
 use roomring_node::slot::LinkId;
 use roomring_proto::client::Format;
 use roomring_proto::close::ErrorCode;
-use roomring_proto::{Epoch, Generation, Incarnation, PlacementRef, RoomId, Seq, Term, Version, v1};
+use roomring_proto::{Epoch, Generation, Incarnation, Lsn, PlacementRef, RoomId, Seq, Term, Version, v1};
 use roomring_router::hub::api::{Client, ClientPosition, Codec, Command, Subscribed, ToClient};
-use roomring_router::hub::core::{Link, Output, Route, Slot};
+use roomring_router::hub::core::{Link, Output, Route, Rules, Slot};
 use roomring_router::hub::queue::ClientQueue;
 use v1::router_message::Kind as ToNode;
 
@@ -29,8 +29,11 @@ pub const ROUTER: Incarnation = Incarnation(99);
 /// The room.
 pub const ROOM: &str = "r";
 
-/// The moment of everything: no wait of the router ever ends, what it waits for happens when the model says.
+/// The moment of everything until the router waits: what it waits for happens when the model says.
 const NOW: Time = Time(Duration::from_secs(1_000));
+
+/// How long a publish may take.
+const PUBLISH_DEADLINE: Duration = Duration::from_secs(4);
 
 /// What a publisher was told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -89,6 +92,9 @@ pub(super) struct Seen {
     outcomes: BTreeMap<u64, Outcome>,
     delivered: Vec<(Epoch, u64, Bytes)>,
     pub(super) inbox: VecDeque<Shared<v1::NodeMessage>>,
+    /// What was said on earlier links and may still arrive.
+    pub(super) late: BTreeMap<LinkId, (Incarnation, VecDeque<Shared<v1::NodeMessage>>)>,
+    waited: u8,
     /// Something the client was told takes it back, or leaves a hole.
     taken_back: bool,
 }
@@ -103,13 +109,13 @@ pub(super) struct Off {
 
 impl Router {
     /// It knows nothing yet.
-    pub(super) fn new() -> Self {
+    pub(super) fn new(rules: Rules) -> Self {
         let (id, user, conn_info) = ("c".to_owned(), "u".to_owned(), Bytes::new());
         let client =
             Client { id, user, conn_info, codec: Codec::Centrifuge(Format::Json), queue: ClientQueue::new(1 << 20) };
         let client = Reader { client: Arc::new(client), turn: Arc::default() };
         Self {
-            slot: Shared::new(Slot::new(SLOT, Duration::from_secs(4), Arc::default())),
+            slot: Shared::new(Slot::new(SLOT, PUBLISH_DEADLINE, Arc::default()).with_rules(rules)),
             client,
             seen: Seen::default(),
         }
@@ -178,26 +184,48 @@ impl Router {
         let link = LinkId(seen.links);
         seen.view = view;
         seen.link = Some((primary, link));
-        seen.inbox.clear();
         let route = Route { primary, term, session: Some(link.0) };
-        (link, self.step(off, |slot, _, _| slot.follow(NOW, PlacementRef { uid: UID, version: view }, route)))
+        (link, self.step(off, |slot, now, _, _| slot.follow(now, PlacementRef { uid: UID, version: view }, route)))
     }
 
     /// The link's other end is gone.
-    pub(super) fn cut(&mut self) {
-        let Some((primary, _)) = self.seen.link.take() else { return };
+    pub(super) fn cut(&mut self, late_words: bool) {
+        let Some((primary, _)) = self.seen.hang_up(late_words) else { return };
         let route = Route { primary, term: self.term_seen(), session: None };
         let placement = PlacementRef { uid: UID, version: self.seen.view };
-        self.step(Off::default(), |slot, _, _| slot.follow(NOW, placement, route));
+        self.step(Off::default(), |slot, now, _, _| slot.follow(now, placement, route));
+    }
+
+    /// A node says something.
+    pub(super) fn said(&mut self, link: (Incarnation, LinkId), message: v1::NodeMessage) {
+        if self.seen.link == Some(link) {
+            self.seen.inbox.push_back(Shared::new(message));
+        }
+    }
+
+    /// The oldest message of an earlier link arrives.
+    pub(super) fn overheard(&mut self, link: LinkId) -> Option<(Incarnation, Shared<v1::NodeMessage>)> {
+        let (node, queue) = self.seen.late.get_mut(&link)?;
+        let (node, message) = (*node, queue.pop_front());
+        if queue.is_empty() {
+            self.seen.late.remove(&link);
+        }
+        Some((node, message?))
+    }
+
+    /// As much time passes as a publish may take.
+    pub(super) fn wait(&mut self, off: Off) -> Vec<ToNode> {
+        self.seen.waited += 1;
+        self.step(off, |slot, now, _, out| slot.tick(now, out))
     }
 
     /// The client publishes.
     pub(super) fn publish(&mut self, off: Off) -> Vec<ToNode> {
         self.seen.published += 1;
         let (request, data) = (self.seen.published, payload(self.seen.published));
-        self.step(off, |slot, client, out| {
+        self.step(off, |slot, now, client, out| {
             let (room, client, id) = (room(), client.clone(), String::new());
-            slot.command(NOW, Command::Publish { request, room, client, data, id }, out);
+            slot.command(now, Command::Publish { request, room, client, data, id }, out);
         })
     }
 
@@ -207,28 +235,35 @@ impl Router {
         let request = self.seen.subscribes;
         let recover = self.seen.left_at;
         let recover = recover.map(|(epoch, seq)| ClientPosition { epoch: epoch.to_string(), seq: Seq(seq) });
-        self.step(off, |slot, client, out| {
+        self.step(off, |slot, now, client, out| {
             let (room, client) = (room(), client.clone());
             let (join_leave, reject_unrecovered) = (false, false);
             let command = Command::Subscribe { request, room, client, join_leave, recover, reject_unrecovered };
-            slot.command(NOW, command, out);
+            slot.command(now, command, out);
         })
     }
 
-    /// Takes a message of the current link; what is to be sent for it comes back.
-    pub(super) fn hear(&mut self, message: &v1::NodeMessage, off: Off) -> Vec<ToNode> {
-        let (Some((node, link)), Some(kind)) = (self.seen.link, message.kind.clone()) else { return Vec::new() };
-        self.step(off, |slot, _, out| slot.node(NOW, Link { node, session: link.0 }, kind, out))
+    /// Takes a message of a link; what is to be sent for it comes back.
+    pub(super) fn hear(
+        &mut self,
+        (node, link): (Incarnation, LinkId),
+        message: &v1::NodeMessage,
+        off: Off,
+    ) -> Vec<ToNode> {
+        let Some(kind) = message.kind.clone() else { return Vec::new() };
+        self.step(off, |slot, now, _, out| slot.node(now, Link { node, session: link.0 }, kind, out))
     }
 
     /// The slot does something, and the client reads what it is told.
-    fn step(&mut self, off: Off, f: impl FnOnce(&mut Slot, &Arc<Client>, &mut Vec<Output>)) -> Vec<ToNode> {
+    fn step(&mut self, off: Off, f: impl FnOnce(&mut Slot, Time, &Arc<Client>, &mut Vec<Output>)) -> Vec<ToNode> {
         let mut slot = (*self.slot).clone();
+        let now = NOW + PUBLISH_DEADLINE * u32::from(self.seen.waited);
+        let before = slot.place(ROOM);
         let (mut out, mut told) = (Vec::new(), Vec::new());
         let Reader { client, turn } = &self.client;
         let turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
-        f(&mut slot, client, &mut out);
-        slot.flush(NOW, &mut out);
+        f(&mut slot, now, client, &mut out);
+        slot.flush(now, &mut out);
         let slow = client.queue.try_recv_many(&mut told, usize::MAX).is_some_and(|taken| taken.is_err());
         drop(turn);
         assert!(!slow, "the client reads at once");
@@ -243,6 +278,7 @@ impl Router {
         for message in told {
             again |= self.seen.told(message);
         }
+        self.seen.placed(before, self.slot.place(ROOM));
         if again {
             messages.extend(self.subscribe(off));
         }
@@ -255,6 +291,23 @@ fn room() -> RoomId {
 }
 
 impl Seen {
+    /// The link is no more: what was said on it is lost, or late.
+    pub(super) fn hang_up(&mut self, late_words: bool) -> Option<(Incarnation, LinkId)> {
+        let (node, link) = self.link.take()?;
+        let words = std::mem::take(&mut self.inbox);
+        if late_words && !words.is_empty() {
+            self.late.insert(link, (node, words));
+        }
+        Some((node, link))
+    }
+
+    /// The room went from one place to another: never back, and the client with it.
+    fn placed(&mut self, before: Option<(Epoch, Seq, Lsn)>, now: Option<(Epoch, Seq, Lsn)>) {
+        let Some((epoch, seq, _)) = now else { return };
+        self.taken_back |= before.is_some_and(|(e, s, _)| (epoch, seq) < (e, s));
+        self.taken_back |= self.client.is_some_and(|client| client != (epoch, seq.0));
+    }
+
     /// Notes what goes out, and breaks the rules that are off.
     fn send(&mut self, message: &mut ToNode, off: Off) {
         match message {

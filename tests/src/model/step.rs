@@ -38,7 +38,7 @@ impl World {
                 self.processes.get_mut(&process).is_some_and(|p| p.contact.take().is_some())
             }
             Action::Tick(process) => self.input(model, process, Input::Tick, true),
-            Action::Crash(process) => self.crash(process),
+            Action::Crash(process) => self.crash(model, process),
             Action::Restart(node) => self.restart(model, node),
             Action::Break(opener, other) => {
                 self.used.breaks += 1;
@@ -59,8 +59,25 @@ impl World {
             Action::Attach(version) => self.attach(model, version),
             Action::Hear => {
                 let Some(message) = self.router.seen.inbox.pop_front() else { return false };
-                let answers = self.router.hear(&message, off(model));
+                let Some(link) = self.router.seen.link else { return true };
+                let answers = self.router.hear(link, &message, off(model));
                 self.tell(model, answers);
+                true
+            }
+            Action::Lose => {
+                self.used.lost_words += 1;
+                self.router.seen.inbox.pop_front().is_some()
+            }
+            Action::Overhear(link) => {
+                let Some((node, message)) = self.router.overheard(link) else { return false };
+                let answers = self.router.hear((node, link), &message, off(model));
+                self.tell(model, answers);
+                true
+            }
+            Action::Wait => {
+                self.used.waits += 1;
+                let messages = self.router.wait(off(model));
+                self.tell(model, messages);
                 true
             }
             Action::Admit(_)
@@ -108,12 +125,12 @@ impl World {
         self.input(model, opener, Input::PeerUp(other), false);
     }
 
-    fn crash(&mut self, process: Incarnation) -> bool {
+    fn crash(&mut self, model: &SlotModel, process: Incarnation) -> bool {
         self.used.crashes += 1;
         self.dead.insert(process);
         self.streams.crash(process);
         if self.router.seen.link.is_some_and(|(at, _)| at == process) {
-            self.router.cut();
+            self.router.cut(model.bounds.late_words);
         }
         self.processes.remove(&process).is_some()
     }
@@ -134,7 +151,7 @@ impl World {
         if !self.processes.contains_key(&node) {
             return false;
         }
-        if let Some((old, link)) = self.router.seen.link.take() {
+        if let Some((old, link)) = self.router.seen.hang_up(model.bounds.late_words) {
             self.input(model, old, Input::LinkDown(link), false);
         }
         let (link, messages) = self.router.attach(node, version, term, off(model));
@@ -208,7 +225,7 @@ impl World {
         }
         self.learn(&slot, before.map(|(seat, commit, _)| (seat, commit)));
         let last = before.map_or(Lsn(0), |(_, _, last)| last);
-        if !invariants::min_in_sync_held::judge(&slot, last, model.bounds.min_in_sync) {
+        if !invariants::min_in_sync_held::judge(&slot, last, &out, model.bounds.min_in_sync) {
             self.broken = self.broken.or(Some(invariants::MIN_IN_SYNC_HELD));
         }
         for output in out {
@@ -254,9 +271,7 @@ impl World {
                     let is_current = self.router.seen.link == Some((process, link));
                     self.broken = invariants::judge(self, &Said { process, slot, message: said, is_current });
                 }
-                if self.router.seen.link == Some((process, link)) {
-                    self.router.seen.inbox.push_back(Shared::new(message));
-                }
+                self.router.said((process, link), message);
             }
             Output::Ready { seat, term, base, .. } => {
                 if !silent_until_promoted::is_promoted(slot) {
@@ -291,6 +306,13 @@ impl World {
         actions.extend(self.streams.busy().map(|(opener, other, back)| Action::Deliver { opener, other, back }));
         if !self.router.seen.inbox.is_empty() {
             actions.push(Action::Hear);
+            if used.lost_words < bounds.lost_words {
+                actions.push(Action::Lose);
+            }
+        }
+        actions.extend(self.router.seen.late.keys().map(|link| Action::Overhear(*link)));
+        if used.waits < bounds.waits && self.router.waits() {
+            actions.push(Action::Wait);
         }
         if used.publishes < bounds.publishes {
             actions.push(Action::Publish);

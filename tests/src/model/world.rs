@@ -65,6 +65,8 @@ pub(super) struct Used {
     pub(super) breaks: u8,
     pub(super) expiries: u8,
     pub(super) attaches: u8,
+    pub(super) waits: u8,
+    pub(super) lost_words: u8,
 }
 
 /// One state.
@@ -92,7 +94,7 @@ impl World {
             register: Register::new(bounds.nodes, bounds.in_sync),
             streams: Streams::default(),
             ready: BTreeSet::new(),
-            router: Router::new(),
+            router: Router::new(model.router_rules()),
             ghost: Ghost::default(),
             used: Used::default(),
             broken: None,
@@ -147,6 +149,8 @@ impl World {
                 self.perform(model, Action::Deliver { opener, other, back });
             } else if !self.router.seen.inbox.is_empty() {
                 self.perform(model, Action::Hear);
+            } else if let Some(link) = self.router.seen.late.keys().next().copied() {
+                self.perform(model, Action::Overhear(link));
             } else if ticks < 3 {
                 ticks += 1;
                 for process in self.processes.keys().copied().collect::<Vec<_>>() {

@@ -22,6 +22,9 @@ const NONE: Bounds = Bounds {
     breaks: 0,
     expiries: 0,
     attaches: 1,
+    waits: 0,
+    lost_words: 0,
+    late_words: false,
     admit: false,
     switch: false,
     remove: false,
@@ -38,7 +41,7 @@ type Row = (&'static str, Bounds, &'static [&'static str]);
 
 /// What `make test` looks at. A router that attaches again makes twenty times the states and more: most rows have it, or the other
 /// troubles in full, and `make model` both.
-const SMALL: [Row; 12] = [
+const SMALL: [Row; 15] = [
     (
         "a switch and a death",
         Bounds { writes: 1, crashes: 1, switch: true, ..NONE },
@@ -107,6 +110,21 @@ const SMALL: [Row; 12] = [
         "a primary evicted wrongly, and its heir recreated",
         Bounds { writes: 2, wrong_evictions: 1, expiries: 2, recreate: true, attaches: 0, calm_one_in: 64, ..NONE },
         &[reached::TAIL, reached::RECREATED, reached::FENCED, reached::DEPOSED],
+    ),
+    (
+        "a publish that takes too long",
+        Bounds { writes: 1, expiries: 1, switch: true, attaches: 0, waits: 1, calm_one_in: 64, ..NONE },
+        &[reached::UNKNOWN, reached::REFUSED],
+    ),
+    (
+        "min_in_sync of 2, a seat that goes and comes back",
+        Bounds { writes: 3, remove: true, admit: true, attaches: 0, min_in_sync: 2, ..NONE },
+        &[reached::WITHHELD, reached::COPIED],
+    ),
+    (
+        "a link of the router that loses a word, and says another late",
+        Bounds { publishes: 2, lost_words: 1, late_words: true, ..NONE },
+        &[],
     ),
 ];
 
@@ -260,6 +278,9 @@ fn explore() {
             "breaks" => bounds.breaks = small,
             "expiries" => bounds.expiries = small,
             "attaches" => bounds.attaches = small,
+            "waits" => bounds.waits = small,
+            "lost_words" => bounds.lost_words = small,
+            "late_words" => bounds.late_words = value > 0,
             "admit" => bounds.admit = value > 0,
             "switch" => bounds.switch = value > 0,
             "remove" => bounds.remove = value > 0,
@@ -274,7 +295,7 @@ fn explore() {
     }
     let mutant = std::env::var("MUTANT").ok();
     let mutant = mutant.map(|name| Mutant::all().find(|m| format!("{m:?}") == name).expect("a mutant"));
-    let checker = check("explore", SlotModel { bounds, mutant, prefix: &[] });
+    let checker = check("explore", SlotModel { bounds, mutant, ..SlotModel::default() });
     for (name, _) in reached::ALL.iter().filter(|(name, _)| checker.discovery(name).is_some()) {
         println!("  {name}");
     }

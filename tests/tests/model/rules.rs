@@ -3,7 +3,8 @@
 
 use roomring_node::slot::Rule;
 use roomring_proto::{Incarnation, Seat, Version};
-use roomring_tests::model::Action::{self, Admit, Attach, Deliver, Publish, Switch, View};
+use roomring_router::hub::core::Rule as RouterRule;
+use roomring_tests::model::Action::{self, Admit, Attach, Crash, Deliver, Expire, Publish, Recreate, Switch, View};
 use roomring_tests::model::{Bounds, Mutant, SlotModel};
 use stateright::HasDiscoveries;
 
@@ -66,6 +67,13 @@ const COUNTED: &[Action] = &[
 const PROPOSED: &[Action] =
     &[Admit(B), View(A, V2), View(B, V2), to(A, B), back(A, B), to(A, B), back(A, B), to(A, B), back(A, B)];
 
+/// What A said of a publish is still under way when the router attaches to B, which is primary in a later term.
+const SAID_BEFORE_A_SWITCH: &[Action] =
+    &[Publish, to(A, B), back(A, B), Switch(seat(B)), View(B, V2), View(A, V2), Attach(V2)];
+
+/// The same of a slot that was recreated on B since.
+const SAID_BEFORE_A_RECREATION: &[Action] = &[Publish, Expire(A), Crash(A), Recreate(B), View(B, V2), Attach(V2)];
+
 const RECREATE: Bounds = Bounds { writes: 1, expiries: 2, recreate: true, ..NONE };
 const CATCH_UP: Bounds = Bounds { in_sync: 1, writes: 2, admit: true, ..NONE };
 const SWITCH: Bounds = Bounds { writes: 1, switch: true, attaches: 2, ..NONE };
@@ -78,16 +86,29 @@ struct Row {
     rule: &'static str,
     off: Mutant,
     bounds: Bounds,
+    /// Rules of the router that are off too.
+    beside: &'static [RouterRule],
     prefix: &'static [Action],
     missed_by: &'static str,
 }
 
 const fn row(rule: &'static str, off: Mutant, bounds: Bounds, missed_by: &'static str) -> Row {
-    Row { rule, off, bounds, prefix: &[], missed_by }
+    Row { rule, off, bounds, beside: &[], prefix: &[], missed_by }
 }
 
 const fn slot(rule: &'static str, off: Rule, bounds: Bounds, missed_by: &'static str) -> Row {
     row(rule, Mutant::Slot(off), bounds, missed_by)
+}
+
+/// A rule of the router that others stand in for, unless they are off too.
+const fn router(
+    rule: &'static str,
+    off: RouterRule,
+    beside: &'static [RouterRule],
+    bounds: Bounds,
+    missed_by: &'static str,
+) -> Row {
+    Row { beside, ..row(rule, Mutant::Router(off), bounds, missed_by) }
 }
 
 const fn after(prefix: &'static [Action], row: Row) -> Row {
@@ -240,6 +261,12 @@ fn table() -> Vec<Row> {
         ),
         row("contact", Mutant::ContactIgnored, RECREATE, "NoAckAfterRecreate"),
         slot("min_in_sync", Rule::MinInSync, Bounds { nodes: 1, in_sync: 1, min_in_sync: 2, ..NONE }, "MinInSyncHeld"),
+        slot(
+            "also of what was taken before",
+            Rule::AcksWithMinInSync,
+            Bounds { writes: 1, remove: true, min_in_sync: 2, ..NONE },
+            "MinInSyncHeld",
+        ),
         // Publishes that are sent again.
         slot("a number is known again", Rule::KnowsNumbers, SWITCH, "PublishAtMostOnce"),
         slot("what is remembered comes from the log", Rule::RemembersFromLog, NONE, "IdsEqualLog"),
@@ -262,6 +289,55 @@ fn table() -> Vec<Row> {
             "RouterNeverGoesBack",
         ),
         slot("a gap is told", Rule::TellsGap, ALONE, "RouterNeverGoesBack"),
+        // What a router believes. Its rules stand in for each other: what one lets pass the next one stops.
+        router(
+            "a router delivers nothing twice",
+            RouterRule::NothingTwice,
+            &[RouterRule::OnlyItsLink],
+            Bounds { publishes: 2, late_words: true, ..NONE },
+            "RouterNeverGoesBack",
+        ),
+        router(
+            "it listens to the link that it is attached on",
+            RouterRule::OnlyItsLink,
+            &[RouterRule::NothingTwice],
+            Bounds { publishes: 2, late_words: true, ..NONE },
+            "RouterNeverGoesBack",
+        ),
+        after(
+            SAID_BEFORE_A_SWITCH,
+            router(
+                "it believes what is said in the attachment's term",
+                RouterRule::OnlyItsTerm,
+                &[RouterRule::OnlyItsLink, RouterRule::NothingTwice],
+                Bounds { attaches: 0, late_words: true, ..NONE },
+                "RouterNeverGoesBack",
+            ),
+        ),
+        after(
+            SAID_BEFORE_A_RECREATION,
+            router(
+                "and of no older epoch",
+                RouterRule::NoOlderEpoch,
+                &[RouterRule::OnlyItsLink, RouterRule::OnlyItsTerm],
+                Bounds { in_sync: 1, attaches: 0, late_words: true, ..NONE },
+                "DeliveredImpliesCommitted",
+            ),
+        ),
+        router(
+            "what is missing is asked for",
+            RouterRule::NoHole,
+            &[],
+            Bounds { publishes: 2, lost_words: 1, attaches: 0, ..NONE },
+            "RouterNeverGoesBack",
+        ),
+        router(
+            "what may be in a log is not called refused",
+            RouterRule::UnknownOnceSent,
+            &[],
+            Bounds { expiries: 1, waits: 1, ..NONE },
+            "AckedSurvives",
+        ),
     ]
 }
 
@@ -274,8 +350,8 @@ fn every_rule_that_is_off_is_missed() {
     let only = std::env::var("ROW").ok();
     let mut blind = Vec::new();
     for row in rows.iter().filter(|row| only.as_ref().is_none_or(|only| format!("{:?}", row.off).contains(only))) {
-        let Row { rule, off, bounds, prefix, missed_by } = row;
-        let model = SlotModel { bounds: *bounds, mutant: Some(*off), prefix };
+        let Row { rule, off, bounds, beside, prefix, missed_by } = row;
+        let model = SlotModel { bounds: *bounds, mutant: Some(*off), beside, prefix };
         let checker = check_until(rule, model, HasDiscoveries::AnyOf([*missed_by].into()));
         let found = failures(&checker);
         match found.iter().find(|(name, _)| name == missed_by) {
@@ -285,10 +361,10 @@ fn every_rule_that_is_off_is_missed() {
             None => blind.push((off, found.into_iter().map(|(name, _)| name).collect::<Vec<_>>())),
         }
         // The same with the rule on: it is the rule that is missed, not the prefix or the check that is wrong.
-        if !prefix.is_empty() && bounds.writes == 0 {
-            let checker = check("  the same with the rule on", SlotModel { bounds: *bounds, mutant: None, prefix });
+        if (!prefix.is_empty() && bounds.writes == 0) || matches!(off, Mutant::Router(_)) {
+            let checker = check("  the same with the rule on", SlotModel { mutant: None, ..model });
             let missed_by = failures(&checker);
-            assert!(missed_by.is_empty(), "{missed_by:#?}");
+            assert!(missed_by.is_empty(), "{off:?}: {missed_by:#?}");
         }
     }
     assert!(blind.is_empty(), "not missed by what should: {blind:?}");
