@@ -7,6 +7,7 @@ use roomring_proto::client::Format;
 use roomring_proto::close::ErrorCode;
 use roomring_proto::v1::router_message::Kind as ToNode;
 use roomring_router::hub::api::{Client, Codec, ToClient};
+use roomring_router::hub::core::Output;
 use roomring_router::hub::queue::ClientQueue;
 
 use super::Mutant;
@@ -50,6 +51,16 @@ pub(super) fn spoil_pushes(mutant: Option<Mutant>, count: &mut u64, messages: Ve
 pub(super) fn spoil_presence(mutant: Option<Mutant>, message: &mut ToNode) {
     if let (Some(Mutant::TellsNoJoins), ToNode::Presence(presence)) = (mutant, message) {
         presence.joined.clear();
+    }
+}
+
+/// What goes out in one turn.
+pub(super) fn reverse_publishes(out: &mut [Output]) {
+    let is_publish = |output: &Output| matches!(output.message, ToNode::Publish(_));
+    let publishes: Vec<usize> = (0..out.len()).filter(|i| is_publish(&out[*i])).collect();
+    let (half, count) = (publishes.len() / 2, publishes.len());
+    for (first, last) in (0..half).map(|i| (publishes[i], publishes[count - 1 - i])) {
+        out.swap(first, last);
     }
 }
 

@@ -1,6 +1,6 @@
 //! A client of a router, and what it writes down for the checker.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -64,7 +64,7 @@ pub(super) struct Client {
     spoilt: u64,
     /// By request, and those to be sent once more: see [`Mutant::ResendsUnknown`].
     sent: BTreeMap<u32, (&'static str, Bytes)>,
-    again: Vec<(&'static str, Bytes)>,
+    again: VecDeque<(u64, &'static str, Bytes)>,
     pub(super) lines: Vec<Line>,
 }
 
@@ -83,7 +83,7 @@ impl Client {
             mutant,
             spoilt: 0,
             sent: BTreeMap::new(),
-            again: Vec::new(),
+            again: VecDeque::new(),
             lines: Vec::new(),
         }
     }
@@ -107,7 +107,14 @@ impl Client {
     /// The router is gone.
     pub(super) fn cut(&mut self, now: Time) {
         for request in std::mem::take(&mut self.publishes) {
-            self.note(now, What::Unknown { number: request.into(), code: 0 });
+            let number = request.into();
+            self.note(
+                now,
+                match self.mutant {
+                    Some(Mutant::CallsUnknownRefused) => What::Refused { number, code: ErrorCode::INTERNAL.code },
+                    _ => What::Unknown { number, code: 0 },
+                },
+            );
         }
         self.note(now, What::Closed { code: None, wanted: false });
         self.handle = None;
@@ -134,7 +141,9 @@ impl Client {
 
     /// What its router sends once more by mistake.
     pub(super) fn again(&mut self) -> Option<Command> {
-        let (room, data) = self.again.pop()?;
+        // So much later that others of its own are there before it.
+        self.again.front().filter(|(said, ..)| self.said >= said + 8)?;
+        let (_, room, data) = self.again.pop_front()?;
         Some(Command::Publish { request: 0, room: id(room), client: bugs::nobody(), data, id: String::new() })
     }
 
@@ -247,7 +256,7 @@ impl Client {
                 self.publishes.remove(&request);
                 let sent = self.sent.remove(&request);
                 if matches!(&result, Err(e) if e.code == ErrorCode::OUTCOME_UNKNOWN.code) {
-                    self.again.extend(sent);
+                    self.again.extend(sent.map(|(room, data)| (self.said, room, data)));
                 }
                 let number = request.into();
                 self.note(

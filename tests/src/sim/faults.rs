@@ -27,7 +27,8 @@ impl World {
             55..70 => self.pause(if harsh { FENCE.as_millis() as u64 * 2 } else { 900 }),
             70..78 => self.cut_off(),
             78..84 => self.etcd_away(if harsh { FENCE.as_millis() as u64 * 2 } else { 1500 }),
-            84..90 if harsh => self.cut_from_etcd(),
+            84..88 if harsh => self.cut_from_etcd(),
+            88..92 if harsh => self.split(),
             _ => self.drain_or_not(),
         }
     }
@@ -111,10 +112,31 @@ impl World {
             Who::Router(self.rng.random_range(0..routers))
         };
         let time = self.millis(5_000);
-        if a == b {
-            return;
+        if a != b {
+            self.say("fault: partition", || format!("{a:?} and {b:?} for {time:?}"));
+            self.part(a, b, time);
         }
-        self.say("fault: partition", || format!("{a:?} and {b:?} for {time:?}"));
+    }
+
+    /// The copies of some slot, and a router, are on the side of a parted network where etcd is not.
+    fn split(&mut self) {
+        let slot = SlotId(self.rng.random_range(0..SLOTS));
+        let router = Who::Router(self.rng.random_range(0..self.routers.len()));
+        let time = self.millis(TTL.as_millis() as u64 + FENCE.as_millis() as u64 * 3);
+        let Some(record) = self.etcd.now.placement.as_ref().and_then(|p| p.slot(slot)) else { return };
+        let holds = |n: &usize| record.in_sync.iter().any(|s| Some(s.incarnation) == self.nodes[*n].me);
+        let (here, there): (Vec<usize>, Vec<usize>) = (0..self.nodes.len()).partition(holds);
+        let here: Vec<Who> = here.into_iter().map(Who::Node).chain([router]).collect();
+        let routers = (0..self.routers.len()).map(Who::Router).filter(|r| *r != router);
+        let there: Vec<Who> = there.into_iter().map(Who::Node).chain(routers).collect();
+        self.say("fault: the network parts", || format!("{here:?} and {there:?} for {time:?}"));
+        for who in &here {
+            self.no_etcd.insert(*who, self.now + time);
+            there.iter().for_each(|other| self.part(*who, *other, time));
+        }
+    }
+
+    fn part(&mut self, a: Who, b: Who, time: Duration) {
         self.partitions.push((a, b, self.now + time));
         let between = |ends: &[(Who, u64); 2]| ends.iter().all(|(w, _)| *w == a || *w == b);
         let conns: Vec<u64> = self.net.conns.iter().filter(|(_, c)| between(&c.ends)).map(|(id, _)| *id).collect();
@@ -138,7 +160,7 @@ impl World {
         let node = self.some_node();
         let time = self.millis(TTL.as_millis() as u64 * 4);
         self.say("fault: node cut from etcd", || format!("{node} for {time:?}"));
-        self.no_etcd.insert(node, self.now + time);
+        self.no_etcd.insert(Who::Node(node), self.now + time);
     }
 
     fn drain_or_not(&mut self) {

@@ -1,8 +1,9 @@
 //! The simulation: the pure cores of several nodes and routers, an etcd register and clients, under a seeded scheduler
-//! with virtual time. Messages are delayed, streams break, processes crash, restart, hang and are drained, etcd is away.
+//! with virtual time. Messages are delayed, streams break, processes crash, restart, hang and are drained, the network
+//! parts, etcd is away.
 //!
 //! The state machines are those of production: a node's [`Shard`](roomring_node::core::Shard), the planner and its history
-//! of views, the placement's changes, a router's [`Slot`](roomring_router::hub::core::Slot). The shells around them (streams,
+//! of views, the detector, the placement's changes, a router's [`Slot`](roomring_router::hub::core::Slot). The shells around them (streams,
 //! registration, the coordinator's timing) are retold here. What clients see is recorded and judged by the
 //! [`checker`](crate::checker); what must hold inside is looked at after every step. In the end faults stop, and everything
 //! must work again.
@@ -10,6 +11,7 @@
 mod bugs;
 mod checks;
 mod client;
+mod ears;
 mod etcd;
 mod faults;
 mod interrupt;
@@ -55,14 +57,16 @@ pub enum Mutant {
     JoinsTwice,
     /// A router answers a publish twice now and then.
     AnswersTwice,
-    /// A router calls what is unknown refused.
+    /// A router calls what is unknown refused, also when it closes a connection.
     CallsUnknownRefused,
     /// A router does not tell nodes who joined an attached room.
     TellsNoJoins,
-    /// A router sends a publish whose outcome it gave as unknown once more.
+    /// A router sends a publish whose outcome it gave as unknown once more, later.
     ResendsUnknown,
     /// Routers close their sockets when a node dies.
     ClosesSockets,
+    /// A router sends what waits for answers in the wrong order, when it sends it again.
+    ResendsInReverse,
 }
 
 /// What is simulated.

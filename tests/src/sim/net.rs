@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use roomring_control::clock::Time;
 use roomring_control::placement::Placement;
@@ -18,8 +19,8 @@ pub(super) enum Message {
     ToNode(v1::router_message::Kind),
     /// Node to router.
     FromNode(v1::node_message::Kind),
-    /// A heartbeat, with the newest placement that the sender knows.
-    Beat(Option<Arc<Placement>>),
+    /// A heartbeat, with the newest placement that the sender knows and, of a node, the age of its contact with etcd.
+    Beat(Option<Arc<Placement>>, Option<Duration>),
 }
 
 /// One stream.

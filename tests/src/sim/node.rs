@@ -5,20 +5,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use roomring_control::clock::Time;
-use roomring_control::detector::{Death, Evidence};
+use roomring_control::detector::{self, Death, Evidence};
 use roomring_control::placement::Retention;
-use roomring_control::placement::{Cause, Placement, RingParams, Settings};
+use roomring_control::placement::{Cause, Change, Eviction, Placement, Recent, RingParams, Settings};
 use roomring_control::planner::{self, History, ReadySeat, Situation};
 use roomring_control::view::ClusterView;
 use roomring_node::core::{Event, Moment, Part, Shard};
 use roomring_node::slot::{LinkId, Output, Rules};
 use roomring_proto::{Incarnation, NodeId, Seat, SlotId, Uid, Version, v1};
 
+use super::ears::Ears;
 use super::etcd::{Reply, Request, Snapshot};
 use super::net::Message;
 use super::{FENCE, Mutant, SLOTS, TTL};
 
-/// Before a write; between the turns of two ranks; without contact; between attempts: as in the coordinator.
+/// Before an eviction; before another write; between the turns of two ranks; without contact; between attempts: as in the coordinator.
+const EVICTION: Duration = Duration::from_millis(1);
 const BATCH: Duration = Duration::from_millis(5);
 const RANK: Duration = Duration::from_millis(50);
 const FORMATION: Duration = Duration::from_millis(500);
@@ -33,18 +35,34 @@ const LAPSE: Duration = Duration::from_millis(1500);
 /// What a slot said of a process that does not answer holds for this long.
 const UNANSWERED: Duration = Duration::from_secs(1);
 /// Between heartbeats.
-pub(super) const BEAT: Duration = Duration::from_millis(250);
+pub(super) const BEAT: Duration = Duration::from_millis(150);
 /// A stream on which nothing came for so long is given up.
 pub(super) const SILENCE: Duration = Duration::from_secs(2);
 
 /// What a node wants done.
 #[derive(Debug)]
 pub(super) enum Do {
-    Send { conn: u64, message: Message },
+    Send {
+        conn: u64,
+        message: Message,
+    },
     Ask(Request),
     Dial(Incarnation),
+    /// Ask everybody else how long ago they heard of this one.
+    AskAround(Incarnation),
     Break(u64),
+    /// Note that this happened.
+    Say(String),
     Exit,
+}
+
+/// By what nodes take others for dead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Judge {
+    /// The detector of production.
+    Detector,
+    /// By silence, at once: without a second opinion or a limit on how many. It must be safe all the same.
+    Haste,
 }
 
 #[derive(Debug)]
@@ -61,6 +79,8 @@ pub(super) struct Node {
     pub(super) watch_at: Time,
     replication: u32,
     mutant: Option<Mutant>,
+    judge: Judge,
+    ears: Option<Ears>,
     view: ClusterView,
     history: History,
     applied: i64,
@@ -83,7 +103,7 @@ pub(super) struct Node {
 }
 
 impl Node {
-    pub(super) fn new(name: &str, replication: u32, mutant: Option<Mutant>) -> Self {
+    pub(super) fn new(name: &str, replication: u32, mutant: Option<Mutant>, judge: Judge) -> Self {
         Self {
             name: NodeId::new(name).expect("a name"),
             life: 0,
@@ -96,6 +116,8 @@ impl Node {
             watch_at: Time::default(),
             replication,
             mutant,
+            judge,
+            ears: None,
             view: ClusterView::default(),
             history: History::default(),
             applied: 0,
@@ -125,7 +147,7 @@ impl Node {
             up: true,
             paused_until: now,
             watch_at: now,
-            ..Self::new(self.name.as_str(), self.replication, self.mutant)
+            ..Self::new(self.name.as_str(), self.replication, self.mutant, self.judge)
         };
         self.started = Some(now);
         self.read_at = now + READ_EVERY;
@@ -147,7 +169,8 @@ impl Node {
         let shard = self.shard.as_ref().and_then(Shard::next_deadline);
         let dials = self.dial_at.values().min().copied();
         let write = self.writing.map(|(_, until)| until);
-        [shard, dials, write, self.due, self.deadline]
+        let look = self.ears.as_ref().map(|ears| ears.look_at);
+        [shard, dials, write, look, self.due, self.deadline]
             .into_iter()
             .flatten()
             .chain([self.read_at, self.beat_at])
@@ -178,10 +201,12 @@ impl Node {
         let mut out = Vec::new();
         shard.tick(Moment { now, wall_ms }, &mut out);
         self.perform(now, out, todo);
+        let contact_age = self.view.contact.map(|at| now.since(at));
+        self.listen(now, todo, |ears| ears.look(now, contact_age));
         if self.beat_at <= now {
             self.beat_at = now + BEAT;
-            let news = self.view.placement.clone();
-            todo.extend(self.streams().into_iter().map(|conn| Do::Send { conn, message: Message::Beat(news.clone()) }));
+            let beat = Message::Beat(self.view.placement.clone(), contact_age);
+            todo.extend(self.streams().into_iter().map(|conn| Do::Send { conn, message: beat.clone() }));
             let silent = self.heard.iter().filter(|(_, (_, at))| now.since(*at) > SILENCE).map(|(c, _)| *c);
             todo.extend(silent.map(Do::Break));
         }
@@ -196,13 +221,36 @@ impl Node {
         }
         if self.due.is_some_and(|at| at <= now) && self.writing.is_none() {
             self.due = None;
-            self.propose(now, todo);
+            self.propose(now, wall_ms, todo);
         }
+    }
+
+    /// Lets the detector take something.
+    fn listen(&mut self, now: Time, todo: &mut Vec<Do>, f: impl FnOnce(&mut Ears) -> bool) {
+        let Some(ears) = &mut self.ears else { return };
+        let changed = f(ears);
+        todo.extend(std::mem::take(&mut ears.asks).into_iter().map(Do::AskAround));
+        if changed && self.judge == Judge::Detector {
+            self.schedule(now + self.turn());
+            self.plan_deadline(now);
+        }
+    }
+
+    /// Another process said how long ago it heard of `about`.
+    pub(super) fn opinion(&mut self, now: Time, about: Incarnation, silent_for: Option<Duration>, todo: &mut Vec<Do>) {
+        self.listen(now, todo, |ears| ears.feed(now, detector::Event::Opinion { about, silent_for }));
+    }
+
+    /// How long ago it heard of `who`, as it says when it is asked.
+    pub(super) fn silent_for(&self, now: Time, who: Incarnation) -> Option<Duration> {
+        self.ears.as_ref()?.silent_for(now, who)
     }
 
     fn dial(&mut self, now: Time, todo: &mut Vec<Do>) {
         let Some(placement) = &self.view.placement else { return };
-        let others: BTreeSet<Incarnation> = placement.members.keys().copied().filter(|i| Some(*i) != self.me).collect();
+        let registered = self.view.nodes.values().map(|n| n.incarnation);
+        let others = placement.members.keys().copied().chain(registered).filter(|i| Some(*i) != self.me);
+        let others: BTreeSet<Incarnation> = others.collect();
         self.dial_at.retain(|i, _| others.contains(i));
         for other in others {
             let wait = self.dial_at.get(&other).is_some_and(|at| *at > now);
@@ -214,8 +262,18 @@ impl Node {
         }
     }
 
-    /// The dial failed.
-    pub(super) fn not_connected(&mut self, other: Incarnation, again: Time) {
+    /// The dial failed; `refused`: by the host, where the process does not run any more.
+    pub(super) fn not_connected(
+        &mut self,
+        now: Time,
+        other: Incarnation,
+        again: Time,
+        refused: bool,
+        todo: &mut Vec<Do>,
+    ) {
+        if refused {
+            self.listen(now, todo, |ears| ears.feed(now, detector::Event::Refused(other)));
+        }
         if self.peers.get(&other) == Some(&None) {
             self.peers.remove(&other);
             self.dial_at.insert(other, again);
@@ -251,14 +309,17 @@ impl Node {
         if let Some(peer) = self.peers.iter().find(|(_, c)| **c == Some(conn)).map(|(p, _)| *p) {
             self.peers.remove(&peer);
             self.dial_at.insert(peer, again);
+            self.listen(now, todo, |ears| ears.feed(now, detector::Event::Broken(peer)));
             self.feed(now, wall_ms, Event::PeerDown(peer), todo);
         }
     }
 
     pub(super) fn message(&mut self, now: Time, wall_ms: u64, conn: u64, message: Message, todo: &mut Vec<Do>) {
-        if let Some((_, at)) = self.heard.get_mut(&conn) {
+        let heard = self.heard.get_mut(&conn);
+        let from = heard.map(|(from, at)| {
             *at = now;
-        }
+            *from
+        });
         match message {
             Message::Peer(message) => self.feed(now, wall_ms, Event::Peer(message), todo),
             Message::ToNode(message) => {
@@ -266,8 +327,15 @@ impl Node {
                     self.feed(now, wall_ms, Event::Router { link: LinkId(conn), slot, message }, todo);
                 }
             }
-            Message::Beat(Some(placement)) => self.offer(now, wall_ms, placement, todo),
-            Message::Beat(None) | Message::FromNode(_) => {}
+            Message::Beat(placement, contact_age) => {
+                if let Some(from) = from {
+                    self.listen(now, todo, |ears| ears.heard(now, from, contact_age));
+                }
+                if let Some(placement) = placement {
+                    self.offer(now, wall_ms, placement, todo);
+                }
+            }
+            Message::FromNode(_) => {}
         }
     }
 
@@ -277,6 +345,7 @@ impl Node {
         if newer {
             self.view.placement = Some(placement);
             self.on_view(now);
+            self.names(now, todo);
             self.adopt(now, wall_ms, todo);
         }
     }
@@ -335,6 +404,7 @@ impl Node {
                     return;
                 }
                 self.me = Some(incarnation);
+                self.ears = Some(Ears::new(incarnation, now));
                 let rules = match self.mutant {
                     Some(Mutant::Off(rule)) => Rules::without(rule),
                     _ => Rules::default(),
@@ -391,8 +461,16 @@ impl Node {
             self.due = None;
         }
         self.on_view(now);
+        self.names(now, todo);
         self.settle_contact(now, wall_ms, todo);
         self.adopt(now, wall_ms, todo);
+    }
+
+    /// Tells the detector whom the view names.
+    fn names(&mut self, now: Time, todo: &mut Vec<Do>) {
+        let Some(placement) = self.view.placement.clone() else { return };
+        let nodes = self.view.nodes.clone();
+        self.listen(now, todo, |ears| ears.members(now, &placement, nodes.values().map(|n| n.incarnation)));
     }
 
     fn settle_contact(&mut self, now: Time, wall_ms: u64, todo: &mut Vec<Do>) {
@@ -427,8 +505,14 @@ impl Node {
     }
 
     fn turn(&self) -> Duration {
-        let rank = self.me.map_or(0, |me| planner::rank(&self.view, &BTreeSet::new(), me));
-        let first = if self.view.placement.is_some() { BATCH } else { FORMATION };
+        let held = self.ears.as_ref().filter(|_| self.judge == Judge::Detector).map(|ears| &ears.held);
+        let suspects = held.map(|held| held.suspects.clone()).unwrap_or_default();
+        let rank = self.me.map_or(0, |me| planner::rank(&self.view, &suspects, me));
+        let first = match &self.view.placement {
+            Some(_) if held.is_some_and(|held| !held.dead.is_empty()) => EVICTION,
+            Some(_) => BATCH,
+            None => FORMATION,
+        };
         first + RANK * u32::try_from(rank).unwrap_or(u32::MAX)
     }
 
@@ -443,9 +527,16 @@ impl Node {
         self.deadline = next.map(|at| at.max(now + BATCH));
     }
 
-    /// Who was heard of a moment ago, and who was not. That a process that is silent counts as dead at once, without a second
-    /// opinion or a limit on how many, is harsher than the detector: it must be safe all the same.
     fn evidence(&self, now: Time) -> Evidence {
+        match (self.judge, &self.ears) {
+            (Judge::Detector, Some(ears)) => ears.held.clone(),
+            (Judge::Detector, None) => Evidence::default(),
+            (Judge::Haste, _) => self.hasty_evidence(now),
+        }
+    }
+
+    /// Who was heard of a moment ago, and who was not.
+    fn hasty_evidence(&self, now: Time) -> Evidence {
         let recent = |limit: Duration| -> BTreeSet<Incarnation> {
             self.heard.values().filter(|(_, at)| now.since(*at) < limit).map(|(i, _)| *i).collect()
         };
@@ -469,7 +560,7 @@ impl Node {
         Some(Situation { view, history, now, me, ttl, ready, unanswered, evidence })
     }
 
-    fn propose(&mut self, now: Time, todo: &mut Vec<Do>) {
+    fn propose(&mut self, now: Time, wall_ms: u64, todo: &mut Vec<Do>) {
         if self.view.contact.is_none_or(|at| now.since(at) > CONTACT) {
             return self.schedule(now + RETRY);
         }
@@ -500,7 +591,28 @@ impl Node {
         }
         let revision = |node: &NodeId| self.view.node_revisions.get(node).copied().unwrap_or(0);
         let counts_on = planner::relied_on(&base, &changes).into_iter().map(|n| (n.clone(), revision(&n))).collect();
-        let next = base.with(&changes).expect("a plan fits the placement that it was made for");
+        let mut next = base.with(&changes).expect("a plan fits the placement that it was made for");
+        let eviction = |change: &Change| {
+            let Change::Evict { incarnation } = *change else { return None };
+            let node = base.members.get(&incarnation)?.node.clone();
+            let cause = planner::cause_of_eviction(&situation, incarnation)?;
+            Some(Eviction { node, incarnation, cause, silent_for: None })
+        };
+        let evictions: Vec<Eviction> = changes.iter().filter_map(eviction).collect();
+        for eviction in &evictions {
+            todo.push(Do::Say(format!("evicted: {}", eviction.cause)));
+        }
+        next.recent.push(Recent {
+            version: next.version,
+            time_ms: wall_ms,
+            by: self.name.clone(),
+            text: String::new(),
+            evictions,
+            nodes: Vec::new(),
+            slots: Vec::new(),
+            slots_changed: 0,
+            copying: None,
+        });
         self.write(now, base_revision, next, counts_on, todo);
     }
 

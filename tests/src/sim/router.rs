@@ -11,6 +11,7 @@ use roomring_proto::{Incarnation, SlotId, v1};
 use roomring_router::hub::api::Command;
 use roomring_router::hub::core::{Link, Output, Route, Slot};
 
+use super::ears::Ears;
 use super::etcd::Snapshot;
 use super::net::Message;
 use super::node::{BEAT, Do, SILENCE};
@@ -34,6 +35,8 @@ pub(super) struct Router {
     heard: BTreeMap<u64, Time>,
     beat_at: Time,
     out: Vec<Output>,
+    /// It evicts nobody, but is asked.
+    pub(super) ears: Ears,
     mutant: Option<Mutant>,
 }
 
@@ -53,6 +56,7 @@ impl Router {
             heard: BTreeMap::new(),
             beat_at: now,
             out: Vec::new(),
+            ears: Ears::new(me, now),
             mutant,
         }
     }
@@ -68,7 +72,7 @@ impl Router {
     pub(super) fn next_deadline(&self) -> Time {
         let slots = self.slots.values().filter_map(Slot::next_deadline).min();
         let dials = self.dial_at.values().min().copied();
-        [slots, dials].into_iter().flatten().chain([self.beat_at]).min().unwrap_or(self.beat_at)
+        [slots, dials].into_iter().flatten().chain([self.beat_at, self.ears.look_at]).min().unwrap_or(self.beat_at)
     }
 
     pub(super) fn wake(&mut self, now: Time, todo: &mut Vec<Do>) {
@@ -81,10 +85,11 @@ impl Router {
         for id in due {
             self.with_slot(id, |slot, out| slot.tick(now, out));
         }
+        self.ears.look(now, None);
         if self.beat_at <= now {
             self.beat_at = now + BEAT;
-            let news = self.placement.clone();
-            todo.extend(self.streams().into_iter().map(|conn| Do::Send { conn, message: Message::Beat(news.clone()) }));
+            let beat = Message::Beat(self.placement.clone(), None);
+            todo.extend(self.streams().into_iter().map(|conn| Do::Send { conn, message: beat.clone() }));
             let silent = self.heard.iter().filter(|(_, at)| now.since(**at) > SILENCE).map(|(c, _)| *c);
             todo.extend(silent.map(Do::Break));
         }
@@ -137,8 +142,11 @@ impl Router {
                     self.with_slot(slot, |slot, out| slot.node(now, link, message, out));
                 }
             }
-            Message::Beat(Some(placement)) => self.follow(now, &placement),
-            Message::Beat(None) | Message::Peer(_) | Message::ToNode(_) => {}
+            Message::Beat(placement, contact_age) => {
+                self.ears.heard(now, node, contact_age);
+                placement.iter().for_each(|placement| self.follow(now, placement));
+            }
+            Message::Peer(_) | Message::ToNode(_) => {}
         }
         self.flush(now, todo);
     }
@@ -153,6 +161,7 @@ impl Router {
     fn follow(&mut self, now: Time, placement: &Arc<Placement>) {
         if self.placement.as_ref().is_none_or(|known| known.version < placement.version) {
             self.placement = Some(placement.clone());
+            self.ears.members(now, placement, std::iter::empty());
             // As the links' keeper: those to processes that are not named any more end by themselves there.
             self.route_all(now);
         }
@@ -195,6 +204,9 @@ impl Router {
             if let Some(slot) = self.slots.get_mut(&id) {
                 slot.flush(now, &mut self.out);
             }
+        }
+        if self.mutant == Some(Mutant::ResendsInReverse) {
+            bugs::reverse_publishes(&mut self.out);
         }
         for Output { link, mut message } in self.out.drain(..) {
             bugs::spoil_presence(self.mutant, &mut message);

@@ -18,7 +18,7 @@ use super::etcd::{Etcd, Reply, Request, Snapshot};
 use super::faults::Harshness;
 use super::interrupt::{Interrupt, Progress};
 use super::net::{Message, Net};
-use super::node::{Do, Node, SELF};
+use super::node::{Do, Judge, Node, SELF};
 use super::router::Router;
 use super::{FENCE, Mutant, Options, ROOMS, SLOTS, TTL};
 use crate::checker::{self, Claim, Line, Recording, What};
@@ -53,6 +53,8 @@ pub(super) enum Event {
     AtEtcd { node: usize, life: u64, request: Request },
     FromEtcd { node: usize, life: u64, reply: Reply },
     Watch { who: Who, life: u64, snapshot: Arc<Snapshot> },
+    Asked { who: Who, life: u64, by: (usize, u64), about: Incarnation },
+    Opinion { node: usize, life: u64, about: Incarnation, silent_for: Option<Duration> },
     Client(usize),
     Leases,
     Fault,
@@ -105,7 +107,9 @@ pub(super) struct World {
     clients: Vec<Client>,
     pub(super) harshness: Harshness,
     pub(super) partitions: Vec<(Who, Who, Time)>,
-    pub(super) no_etcd: BTreeMap<usize, Time>,
+    pub(super) no_etcd: BTreeMap<Who, Time>,
+    /// Where each node's process ran or runs.
+    hosts: BTreeMap<Incarnation, usize>,
     wakes: BTreeMap<Who, Time>,
     checks: Checks,
     mood: Mood,
@@ -141,8 +145,9 @@ impl World {
         let harshness =
             if rng.random_bool(0.4) || options.interrupt.is_some() { Harshness::Gentle } else { Harshness::Harsh };
         let replication = if rng.random_bool(0.3) && options.interrupt.is_none() { 3 } else { 2 };
+        let judge = if rng.random_bool(0.6) { Judge::Detector } else { Judge::Haste };
         let names = ["ant", "bee", "cat", "dog"];
-        let nodes = names.iter().map(|n| Node::new(n, replication, options.mutant)).collect();
+        let nodes = names.iter().map(|n| Node::new(n, replication, options.mutant, judge)).collect();
         Self {
             rng,
             now: Time(Duration::from_secs(1000)),
@@ -156,6 +161,7 @@ impl World {
             harshness,
             partitions: Vec::new(),
             no_etcd: BTreeMap::new(),
+            hosts: BTreeMap::new(),
             wakes: BTreeMap::new(),
             checks: Checks::default(),
             mood: Mood::Lively,
@@ -314,11 +320,15 @@ impl World {
     /// Whose event it is.
     fn target(&self, event: &Event) -> Option<(Who, u64)> {
         match event {
-            Event::Wake(who, life) | Event::Watch { who, life, .. } => Some((*who, *life)),
+            Event::Wake(who, life) | Event::Watch { who, life, .. } | Event::Asked { who, life, .. } => {
+                Some((*who, *life))
+            }
             Event::Deliver { conn, to, .. } | Event::Up { conn, to } | Event::Down { conn, to } => {
                 self.net.conns.get(conn).map(|c| c.ends[*to])
             }
-            Event::Own { node, life, .. } | Event::FromEtcd { node, life, .. } => Some((Who::Node(*node), *life)),
+            Event::Own { node, life, .. } | Event::FromEtcd { node, life, .. } | Event::Opinion { node, life, .. } => {
+                Some((Who::Node(*node), *life))
+            }
             Event::Dialed { .. }
             | Event::AtEtcd { .. }
             | Event::Client(_)
@@ -413,9 +423,22 @@ impl World {
             Event::Down { conn, to } => return self.down(conn, to),
             Event::Dialed { who, life, target } => {
                 if self.is_alive(who, life) {
-                    self.dialed(who, life, target);
-                    self.plan_wake(who);
+                    return self.dialed(who, life, target);
                 }
+            }
+            Event::Asked { who, by: (node, life), about, .. } => {
+                let silent_for = match who {
+                    Who::Node(n) => self.nodes[n].silent_for(now, about),
+                    Who::Router(r) => self.routers[r].ears.silent_for(now, about),
+                };
+                let delay = self.latency();
+                if !self.are_apart(who, Who::Node(node)) {
+                    self.after(delay, Event::Opinion { node, life, about, silent_for });
+                }
+            }
+            Event::Opinion { node, about, silent_for, .. } => {
+                self.nodes[node].opinion(now, about, silent_for, &mut todo);
+                return self.done(Who::Node(node), todo);
             }
             Event::AtEtcd { node, life, request } => self.at_etcd(node, life, &request),
             Event::FromEtcd { node, reply, .. } => {
@@ -496,6 +519,8 @@ impl World {
                         self.cut(conn, 1 - end, after, true);
                     }
                 }
+                Do::AskAround(about) => self.ask_around(who, about),
+                Do::Say(what) => self.say(&what, String::new),
                 Do::Exit => {
                     self.crash(who);
                     self.after(Duration::from_millis(100), Event::Restart(who));
@@ -542,7 +567,22 @@ impl World {
         self.partitions.iter().any(|(x, y, until)| *until > self.now && ((*x, *y) == (a, b) || (*y, *x) == (a, b)))
     }
 
-    fn dialed(&mut self, who: Who, life: u64, target: Incarnation) {
+    /// A node asks everybody else of whom it knows what they hear of another one.
+    fn ask_around(&mut self, who: Who, about: Incarnation) {
+        let Who::Node(asker) = who else { return };
+        let by = (asker, self.nodes[asker].life);
+        let nodes = (0..self.nodes.len()).filter(|n| *n != asker && self.nodes[*n].me != Some(about)).map(Who::Node);
+        let others: Vec<Who> = nodes.chain((0..self.routers.len()).map(Who::Router)).collect();
+        for other in others {
+            let life = self.life(other);
+            if self.is_alive(other, life) && !self.are_apart(who, other) {
+                let delay = self.latency();
+                self.after(delay, Event::Asked { who: other, life, by, about });
+            }
+        }
+    }
+
+    fn dialed(&mut self, who: Who, life: u64, target: Incarnation) -> Result<(), String> {
         let there = self.nodes.iter().position(|n| n.up && n.me == Some(target) && n.paused_until <= self.now);
         match there.filter(|n| !self.are_apart(who, Who::Node(*n))) {
             Some(n) => {
@@ -555,12 +595,26 @@ impl World {
             }
             None => {
                 let again = self.now + Duration::from_millis(self.rng.random_range(20..300));
+                let refused = self.is_refused(who, target);
+                let now = self.now;
+                let mut todo = Vec::new();
                 match who {
-                    Who::Node(n) => self.nodes[n].not_connected(target, again),
+                    Who::Node(n) => self.nodes[n].not_connected(now, target, again, refused, &mut todo),
                     Who::Router(r) => self.routers[r].not_connected(target, again),
                 }
+                return self.done(who, todo);
             }
         }
+        self.plan_wake(who);
+        Ok(())
+    }
+
+    /// Whether the host of a process says that it does not run any more: nobody listens there, or its successor answers.
+    fn is_refused(&self, who: Who, target: Incarnation) -> bool {
+        let Some(host) = self.hosts.get(&target).copied() else { return false };
+        let node = &self.nodes[host];
+        let other = node.me != Some(target) && node.paused_until <= self.now;
+        !self.are_apart(who, Who::Node(host)) && (!node.up || other)
     }
 
     fn incarnation(&self, who: Who) -> Option<Incarnation> {
@@ -608,7 +662,7 @@ impl World {
             Who::Node(n) => {
                 self.nodes[n].disconnected(now, wall, conn, again, &mut todo);
                 // It may never have been up.
-                opened.into_iter().for_each(|o| self.nodes[n].not_connected(o, again));
+                opened.into_iter().for_each(|o| self.nodes[n].not_connected(now, o, again, false, &mut todo));
             }
             Who::Router(r) => {
                 self.routers[r].disconnected(now, conn, again, &mut todo);
@@ -630,7 +684,7 @@ impl World {
     }
 
     fn at_etcd(&mut self, node: usize, life: u64, request: &Request) {
-        let cut = self.no_etcd.get(&node).is_some_and(|until| *until > self.now);
+        let cut = self.no_etcd.get(&Who::Node(node)).is_some_and(|until| *until > self.now);
         let registers = matches!(request, Request::Register);
         // A write that is under way lands also when its writer has died since.
         let alive = self.is_alive(Who::Node(node), life) || matches!(request, Request::Propose { .. });
@@ -650,6 +704,9 @@ impl World {
         };
         let placement = self.etcd.now.placement.clone();
         let reply = self.etcd.answer(self.now, &name, request, again);
+        if let Reply::Registered(incarnation, _) = &reply {
+            self.hosts.insert(*incarnation, node);
+        }
         if let (Request::Propose { .. }, Some(placement)) = (request, placement)
             && self.etcd.now.revision != before
         {
@@ -678,9 +735,7 @@ impl World {
             if self.rng.random_bool(0.02) {
                 at = at + Duration::from_millis(self.rng.random_range(100..2_000));
             }
-            if let Who::Node(n) = who
-                && let Some(until) = self.no_etcd.get(&n)
-            {
+            if let Some(until) = self.no_etcd.get(&who) {
                 at = at.max(*until);
             }
             let last = match who {
