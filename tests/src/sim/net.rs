@@ -51,11 +51,9 @@ impl Net {
     pub(super) fn send(&mut self, conn: u64, to: usize, at: Time) -> Option<Time> {
         let conn = self.conns.get_mut(&conn)?;
         let at = at.max(conn.arrives[to]);
-        if conn.cut[to].is_some_and(|cut| at > cut) {
-            return None;
-        }
+        // What comes after something lost is lost too.
         conn.arrives[to] = at;
-        Some(at)
+        conn.cut[to].is_none_or(|cut| at <= cut).then_some(at)
     }
 
     /// The end of `conn` that is `who`.
