@@ -1,5 +1,6 @@
 # The three binaries and nothing else: no shell, no package, nothing to update but them. `make image` builds it; they are linked
-# statically (`make dist`), and need of their surroundings only what Kubernetes and Docker mount: /etc/resolv.conf and /etc/hosts.
+# statically (`make dist`), and need of their surroundings only what every container runtime gives: /etc/resolv.conf, /etc/hosts and
+# /dev/urandom.
 FROM scratch
 COPY roomring-node roomring-router roomctl /
 # A number, so that runAsNonRoot can be checked without a /etc/passwd.
