@@ -2,12 +2,17 @@
 
 use std::fmt;
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
+use roomring_proto::client::{Format, Push, Reply};
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{CloseCode, Control, Data, OpCode};
 use tokio_tungstenite::tungstenite::protocol::frame::{CloseFrame, Frame as Plain, FrameHeader};
 
 /// Longest header of a server's frame, in bytes.
 const HEADER: usize = 10;
+
+/// What a push and a reply take as a rule, in bytes: they grow if it is more.
+const PUSH: usize = 400;
+const REPLY: usize = 64;
 
 /// Whole frames, one as a rule, as they go over the wire. Cheap to clone.
 #[derive(Clone, PartialEq, Eq)]
@@ -27,12 +32,35 @@ impl Frame {
         Self::of(Data::Binary, payload)
     }
 
+    /// A push of the client protocol for `channel`.
+    pub(crate) fn push(format: Format, channel: &str, push: &Push<'_>) -> Self {
+        Self::written(data(format), PUSH, |out| format.write_push(channel, push, out))
+    }
+
+    /// A reply of the client protocol.
+    pub(crate) fn reply(format: Format, reply: &Reply) -> Self {
+        Self::written(data(format), REPLY, |out| format.write_reply(reply, out))
+    }
+
     fn of(data: Data, payload: &[u8]) -> Self {
+        Self::written(data, payload.len(), |out| out.extend_from_slice(payload))
+    }
+
+    /// A message of about `size` bytes, which `write` puts at the end of what it is given.
+    fn written(data: Data, size: usize, write: impl FnOnce(&mut Vec<u8>)) -> Self {
+        // The payload is written once, to where it stays; the header, whose length depends on it, before it after that.
+        let mut frame = Vec::with_capacity(HEADER + size);
+        frame.resize(HEADER, 0);
+        write(&mut frame);
         let header = FrameHeader { opcode: OpCode::Data(data), ..FrameHeader::default() };
-        let mut frame = Vec::with_capacity(HEADER + payload.len());
-        header.format(payload.len() as u64, &mut frame).expect("a vector takes everything");
-        frame.extend_from_slice(payload);
-        Self(frame.into())
+        let (mut head, length) = ([0; HEADER], frame.len() - HEADER);
+        let mut rest = &mut head[..];
+        header.format(length as u64, &mut rest).expect("the longest header fits");
+        let used = HEADER - rest.len();
+        frame[HEADER - used..HEADER].copy_from_slice(&head[..used]);
+        let mut frame = Bytes::from(frame);
+        frame.advance(HEADER - used);
+        Self(frame)
     }
 
     /// Closes the connection.
@@ -69,6 +97,13 @@ impl Frame {
             _ => 2,
         };
         self.0.slice(header.min(self.0.len())..)
+    }
+}
+
+fn data(format: Format) -> Data {
+    match format {
+        Format::Json => Data::Text,
+        Format::Protobuf => Data::Binary,
     }
 }
 

@@ -39,6 +39,22 @@ impl Format {
         }
     }
 
+    /// As [`Self::reply`], at the end of `out`.
+    pub fn write_reply(self, reply: &Reply, out: &mut Vec<u8>) {
+        match self {
+            Self::Json => json::write_reply(reply, out),
+            Self::Protobuf => protobuf::write_reply(reply, out),
+        }
+    }
+
+    /// As [`Self::push`], at the end of `out`.
+    pub fn write_push(self, channel: &str, push: &Push<'_>, out: &mut Vec<u8>) {
+        match self {
+            Self::Json => json::write_push(channel, push, out),
+            Self::Protobuf => protobuf::write_push(channel, push, out),
+        }
+    }
+
     /// The server's ping, as a frame of its own.
     pub fn ping(self) -> Bytes {
         match self {

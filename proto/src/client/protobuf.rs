@@ -13,4 +13,4 @@ mod wire {
 mod write;
 
 pub use read::decode;
-pub use write::{PING, encode, push};
+pub use write::{PING, encode, push, write_push, write_reply};

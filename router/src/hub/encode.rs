@@ -46,11 +46,12 @@ impl<'a> Encoded<'a> {
     pub(super) fn get(&self, codec: Codec) -> Frame {
         let room = self.room.as_str();
         match codec {
-            Codec::Centrifuge(Format::Json) => {
-                self.json.get_or_init(|| Frame::text(&Format::Json.push(room, &self.event.into())))
-            }
-            Codec::Centrifuge(Format::Protobuf) => {
-                self.protobuf.get_or_init(|| Frame::binary(&Format::Protobuf.push(room, &self.event.into())))
+            Codec::Centrifuge(format) => {
+                let frame = match format {
+                    Format::Json => &self.json,
+                    Format::Protobuf => &self.protobuf,
+                };
+                frame.get_or_init(|| Frame::push(format, room, &self.event.into()))
             }
             Codec::Plain => self.plain.get_or_init(|| {
                 Frame::text(&match self.event {

@@ -219,7 +219,9 @@ impl Hub {
 
     /// Whose a room is.
     fn place(&self, room: &RoomId) -> Option<(&mpsc::Sender<Event>, Uid, SlotId)> {
-        let placement = self.view.borrow().placement.clone()?;
+        // Not a clone of it: every command of every client would count it up and down.
+        let view = self.view.borrow();
+        let placement = view.placement.as_ref()?;
         let slot = room.slot(placement.settings.slots);
         let worker = self.workers.get(slot.0 as usize % self.workers.len())?;
         Some((worker, placement.uid, slot))

@@ -14,6 +14,7 @@ use roomring_proto::{Epoch, Generation, RoomId, Seq, SlotId, v1};
 use v1::refusal::Reason;
 
 use super::api::{Client, Position, Published, ToClient};
+use super::queue::Pushed;
 use super::rules::{Rule, Rules};
 use crate::namespaces::Namespaces;
 
@@ -119,8 +120,8 @@ impl Publishes {
         numbers.into_iter().filter_map(|number| self.send(number, generation)).collect()
     }
 
-    /// A node's answer.
-    pub(super) fn answered(&mut self, answer: v1::Published) -> Verdict {
+    /// A node's answer. Who is to be flushed for it is added to `owed`.
+    pub(super) fn answered(&mut self, answer: v1::Published, owed: &mut Vec<Arc<Client>>) -> Verdict {
         let Some(publish) = self.waiting.get_mut(&answer.number) else { return Verdict::Settled };
         let Some(refusal) = answer.refused else {
             // Without its epoch an answer says that it was taken, not where: that is no acknowledgement.
@@ -128,7 +129,7 @@ impl Publishes {
                 position: Position { epoch, seq: Seq(answer.seq) },
                 duplicate: answer.duplicate,
             });
-            self.settle(answer.number, result);
+            self.settle(answer.number, result, owed);
             return Verdict::Settled;
         };
         // A refusal speaks of this sending only: one that was sent before may be in a log all the same.
@@ -152,26 +153,27 @@ impl Publishes {
             | Reason::UnknownEpoch
             | Reason::Unspecified => ErrorCode::OUTCOME_UNKNOWN,
         };
-        self.settle(answer.number, Err(error));
+        self.settle(answer.number, Err(error), owed);
         Verdict::Settled
     }
 
-    /// Fails what is out of time.
-    pub(super) fn expire(&mut self, now: Time) {
+    /// Fails what is out of time. `owed` as in [`Self::answered`].
+    pub(super) fn expire(&mut self, now: Time, owed: &mut Vec<Arc<Client>>) {
         while let Some((&number, publish)) = self.waiting.first_key_value() {
             if publish.due > now {
                 break;
             }
             let error = publish.failure();
-            self.settle(number, Err(error));
+            self.settle(number, Err(error), owed);
         }
     }
 
-    /// Fails everything: the cluster's placement began anew, and what these were sent to is gone.
-    pub(super) fn fail_all(&mut self) {
+    /// Fails everything: the cluster's placement began anew, and what these were sent to is gone. `owed` as in
+    /// [`Self::answered`].
+    pub(super) fn fail_all(&mut self, owed: &mut Vec<Arc<Client>>) {
         while let Some((&number, publish)) = self.waiting.first_key_value() {
             let error = publish.failure();
-            self.settle(number, Err(error));
+            self.settle(number, Err(error), owed);
         }
     }
 
@@ -184,10 +186,12 @@ impl Publishes {
         self.waiting.first_key_value().map_or(self.last_number, |(first, _)| first - 1)
     }
 
-    fn settle(&mut self, number: u64, result: Result<Published, ErrorCode>) {
+    fn settle(&mut self, number: u64, result: Result<Published, ErrorCode>, owed: &mut Vec<Arc<Client>>) {
         let Some(publish) = self.waiting.remove(&number) else { return };
         self.bytes -= publish.data.len();
-        publish.client.queue.push(ToClient::Published { request: publish.request, result });
+        if publish.client.queue.answer(publish.request, result) == Pushed::Owed {
+            owed.push(publish.client);
+        }
     }
 }
 
@@ -255,14 +259,14 @@ mod tests {
         }
         let sent: Vec<_> = (1..=3).map(|n| p.send(n, G1).unwrap()).collect();
         assert!(sent.iter().all(|s| s.settled_below == 0 && s.generation == 0));
-        p.answered(done(2, 1));
+        p.answered(done(2, 1), &mut Vec::new());
         assert_eq!(p.send_again(G1).iter().map(|s| (s.number, s.settled_below)).collect::<Vec<_>>(), [(1, 0), (3, 0)]);
-        p.answered(done(1, 2));
+        p.answered(done(1, 2), &mut Vec::new());
         assert_eq!(
             p.send_again(Generation(2)).iter().map(|s| (s.settled_below, s.generation)).collect::<Vec<_>>(),
             [(2, 1)]
         );
-        p.answered(done(3, 3));
+        p.answered(done(3, 3), &mut Vec::new());
         take(&mut p, &c, 4);
         assert_eq!(p.send(4, G1).unwrap().settled_below, 3);
         assert_eq!(errors(&c), [(2, None), (1, None), (3, None)]);
@@ -276,17 +280,17 @@ mod tests {
         }
         p.send(1, G1);
         p.send(2, G1);
-        assert_eq!(p.answered(refused(2, Reason::NotPrimary)), Verdict::Elsewhere);
+        assert_eq!(p.answered(refused(2, Reason::NotPrimary), &mut Vec::new()), Verdict::Elsewhere);
         let again = p.send(2, Generation(2)).unwrap();
         assert_eq!(again.generation, 0, "no generation has it");
-        assert_eq!(p.answered(refused(2, Reason::NotPrimary)), Verdict::Elsewhere);
-        p.expire(at(3_999));
+        assert_eq!(p.answered(refused(2, Reason::NotPrimary), &mut Vec::new()), Verdict::Elsewhere);
+        p.expire(at(3_999), &mut Vec::new());
         assert_eq!(errors(&c), []);
-        p.expire(at(4_000));
+        p.expire(at(4_000), &mut Vec::new());
         assert_eq!(errors(&c), [(1, Some(1000)), (2, Some(100)), (3, Some(100))]);
         assert!(p.is_empty() && p.bytes == 0);
         // An answer that comes too late changes nothing, and nothing is sent again.
-        assert_eq!(p.answered(done(1, 1)), Verdict::Settled);
+        assert_eq!(p.answered(done(1, 1), &mut Vec::new()), Verdict::Settled);
         assert_eq!(p.send(1, G1), None);
     }
 
@@ -298,20 +302,20 @@ mod tests {
             let (mut p, c) = publishes();
             let number = take(&mut p, &c, 1);
             p.send(number, G1);
-            p.answered(refused(number, reason));
+            p.answered(refused(number, reason), &mut Vec::new());
             assert_eq!(errors(&c), [(1, Some(code))]);
             let number = take(&mut p, &c, 2);
             p.send(number, G1);
             p.send(number, G1);
-            p.answered(refused(number, reason));
+            p.answered(refused(number, reason), &mut Vec::new());
             assert_eq!(errors(&c), [(2, Some(1000))]);
         }
         let (mut p, c) = publishes();
         let number = take(&mut p, &c, 1);
         p.send(number, G1);
         p.send(number, G1);
-        p.answered(refused(number, Reason::NotPrimary));
-        p.fail_all();
+        p.answered(refused(number, Reason::NotPrimary), &mut Vec::new());
+        p.fail_all(&mut Vec::new());
         assert_eq!(errors(&c), [(1, Some(1000))], "the first primary may have it");
     }
 
@@ -324,7 +328,7 @@ mod tests {
         let room = RoomId::new("r").unwrap();
         assert_eq!(p.take(at(0), 9, room.clone(), c.clone(), Bytes::new(), String::new()), None);
         assert_eq!(errors(&c), [(9, Some(111))]);
-        p.fail_all();
+        p.fail_all(&mut Vec::new());
         errors(&c);
         let big = Bytes::from(vec![b'1'; BYTES]);
         assert!(p.take(at(0), 1, room.clone(), c.clone(), big.clone(), String::new()).is_some());

@@ -10,9 +10,11 @@ use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use roomring_proto::client::{Answer, Format, Reply};
+use roomring_proto::close::ErrorCode;
 use tokio::sync::Notify;
 
-use super::api::ToClient;
+use super::api::{Published, ToClient};
 use super::wire::{Wire, Written};
 use crate::frame::Frame;
 
@@ -67,6 +69,10 @@ pub struct ClientQueue {
     max_bytes: usize,
     /// Pushes are left to the client's task too.
     held: AtomicBool,
+    /// How answers to publishes are made ready here; `None`: the client's task makes them.
+    answers: Option<Format>,
+    /// Requests of the client whose answer says that they were published, or why not, and nothing else.
+    publishing: Mutex<Vec<u32>>,
 }
 
 #[derive(Debug)]
@@ -108,7 +114,49 @@ impl ClientQueue {
     /// A queue for at most `max_bytes` of pushes, and as much of replies. One message always fits into an empty queue, so
     /// that a recovery larger than the bound can be delivered at all.
     pub fn new(max_bytes: usize) -> Self {
-        Self { state: Mutex::default(), wake: Notify::new(), max_bytes, held: AtomicBool::new(false) }
+        Self {
+            state: Mutex::default(),
+            wake: Notify::new(),
+            max_bytes,
+            held: AtomicBool::new(false),
+            answers: None,
+            publishing: Mutex::default(),
+        }
+    }
+
+    /// A queue that makes answers to publishes ready by itself, so that nobody wakes the client's task for them.
+    #[must_use]
+    pub fn answering(self, format: Format) -> Self {
+        Self { answers: Some(format), ..self }
+    }
+
+    /// Notes that `request` publishes: see [`Self::answer`].
+    pub fn publishing(&self, request: u32) {
+        self.publishes().push(request);
+    }
+
+    /// How many publishes are not answered yet, and whether `request` is one of them.
+    pub(crate) fn unanswered(&self, request: u32) -> (usize, bool) {
+        let publishing = self.publishes();
+        (publishing.len(), publishing.contains(&request))
+    }
+
+    /// Forgets a publish, which is answered; false if it was not noted.
+    pub(crate) fn published(&self, request: u32) -> bool {
+        let mut publishing = self.publishes();
+        let place = publishing.iter().position(|p| *p == request);
+        place.map(|place| publishing.swap_remove(place)).is_some()
+    }
+
+    /// Answers `request`: a publish that was noted at once, where the queue was told how; any other through the client's task.
+    pub fn answer(&self, request: u32, result: Result<Published, ErrorCode>) -> Pushed {
+        match self.answers {
+            Some(format) if self.published(request) => {
+                let reply = Reply { id: request, result: result.map(|_| Answer::Publish) };
+                self.push(ToClient::Push(Frame::reply(format, &reply)))
+            }
+            _ => self.push(ToClient::Published { request, result }),
+        }
     }
 
     /// From now on, and until [`Self::release`], pushes are handed to the client's task as events are: something has to go
@@ -227,7 +275,11 @@ impl ClientQueue {
             }
         }
         Ok(match state.write() {
-            Some(Written::All) => Pumped::All,
+            Some(Written::All) => {
+                // Not where deliveries come by: they find the room that the last ones had.
+                state.items.shrink_to(0);
+                Pumped::All
+            }
             Some(Written::Full) => {
                 state.full = true;
                 Pumped::Full
@@ -265,6 +317,8 @@ impl ClientQueue {
         if state.items.is_empty() {
             state.items.shrink_to(KEEP_IDLE);
         }
+        drop(state);
+        self.publishes().shrink_to(KEEP_IDLE);
     }
 
     /// Without a socket: waits for messages and appends at most `limit` of them to `out`, in order; none only if the queue
@@ -318,6 +372,11 @@ impl ClientQueue {
     /// The queue overflowed.
     pub fn is_slow(&self) -> bool {
         self.lock().slow
+    }
+
+    fn publishes(&self) -> MutexGuard<'_, Vec<u32>> {
+        // As below.
+        self.publishing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

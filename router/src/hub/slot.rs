@@ -119,7 +119,7 @@ impl Slot {
     /// The cluster's placement began anew: nobody knows what was, and clients are told so.
     pub fn reset(&mut self) {
         self.attachment.reset();
-        self.publishes.fail_all();
+        self.publishes.fail_all(&mut self.owed);
         self.requests.fail_all();
         let mut fx = Effects::default();
         for (_, room) in std::mem::take(&mut self.rooms) {
@@ -250,7 +250,7 @@ impl Slot {
 
     /// Lets time pass.
     pub fn tick(&mut self, now: Time, out: &mut Vec<Output>) {
-        self.publishes.expire(now);
+        self.publishes.expire(now, &mut self.owed);
         for room in self.requests.expire(now) {
             self.with_room(now, room.as_str(), out, |room, fx| room.fetched(now, None, fx));
         }

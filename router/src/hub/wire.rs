@@ -11,9 +11,6 @@ use crate::metrics::{SENT_BYTES, SENT_WRITES};
 /// Most frames in one write. Past this a larger write is no cheaper a frame.
 const GATHER: usize = 64;
 
-/// Frames of a burst that a wire keeps room for.
-const KEEP: usize = 8;
-
 /// How far a write came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Written {
@@ -65,7 +62,7 @@ impl Wire {
             }
             let written = match count {
                 0 => {
-                    self.next.shrink_to(KEEP);
+                    self.rest();
                     return Written::All;
                 }
                 1 => self.socket.try_write(&slices[0]),
@@ -108,9 +105,16 @@ impl Wire {
                 rest = rest.saturating_sub(first.len());
             }
             if whole && count < GATHER {
-                self.next.shrink_to(KEEP);
+                self.rest();
                 return Written::All;
             }
+        }
+    }
+
+    /// Gives back what is empty: only what the client's own task says goes through here, and that is seldom.
+    fn rest(&mut self) {
+        if self.next.is_empty() {
+            self.next = VecDeque::new();
         }
     }
 

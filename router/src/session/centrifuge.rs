@@ -3,7 +3,6 @@
 mod connect;
 mod rooms;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -14,6 +13,7 @@ use roomring_proto::close::{CloseCode, ErrorCode};
 
 use self::connect::Opening;
 use self::rooms::{EXPIRY_GRACE, named, subscribed};
+use super::few::Few;
 use super::rpc::{self, PublishCall};
 use super::{ClientId, Clock, IN_FLIGHT, Input, Limits, Machine, Output, Policy, Transport, User};
 use crate::hub::api::{Client, Command, ToClient};
@@ -33,9 +33,9 @@ pub struct Centrifuge {
     stage: Stage,
     /// Until the connect command is answered.
     opening: Option<Box<Opening>>,
-    /// Commands that the hub has not answered.
-    in_flight: BTreeMap<u32, Asked>,
-    rooms: BTreeMap<RoomId, Membership>,
+    /// Commands that the hub has not answered. Publishes are noted in the client's queue, which answers them.
+    in_flight: Few<u32, Asked>,
+    rooms: Few<RoomId, Membership>,
     /// When the first of them that expires is over.
     room_expires: Option<Instant>,
 }
@@ -66,7 +66,6 @@ enum Stage {
 enum Asked {
     Subscribe,
     Unsubscribe,
-    Publish,
     RpcPublish,
     History,
     Presence,
@@ -127,8 +126,8 @@ impl Centrifuge {
             ping_phase,
             stage: Stage::New { deadline: None },
             opening: None,
-            in_flight: BTreeMap::new(),
-            rooms: BTreeMap::new(),
+            in_flight: Few::default(),
+            rooms: Few::default(),
             room_expires: None,
         }
     }
@@ -189,8 +188,9 @@ impl Centrifuge {
             return Ok(());
         }
         let client::Command { id, request } = command;
+        let (publishing, published) = client.queue.unanswered(id);
         // The answer could not be told from that of the command in flight.
-        if self.in_flight.contains_key(&id) {
+        if published || self.in_flight.contains_key(&id) {
             return Err(BAD_REQUEST);
         }
         let asked = match request {
@@ -208,13 +208,17 @@ impl Centrifuge {
                 return Ok(());
             }
             Request::Unsubscribe { channel } => return self.on_unsubscribe(id, client, &channel, out),
-            _ if self.in_flight.len() >= IN_FLIGHT => Err(ErrorCode::TOO_MANY_REQUESTS),
+            _ if self.in_flight.len() + publishing >= IN_FLIGHT => Err(ErrorCode::TOO_MANY_REQUESTS),
             Request::Subscribe(subscribe) => self.on_subscribe(now, id, client, &subscribe)?,
             Request::Publish { channel, data } => {
-                self.publish(&client, named(&channel)?, data, String::new()).map(|publish| {
-                    let (room, data, id_given) = publish;
-                    (Asked::Publish, Command::Publish { request: id, room, client, data, id: id_given })
-                })
+                match self.publish(&client, named(&channel)?, data, String::new()) {
+                    Ok((room, data, id_given)) => {
+                        client.queue.publishing(id);
+                        out.push(Output::Hub(Command::Publish { request: id, room, client, data, id: id_given }));
+                    }
+                    Err(error) => out.push(self.reply(id, Err(error))),
+                }
+                return Ok(());
             }
             Request::Rpc { method, data } if method == rpc::PUBLISH => self
                 .json(data)
@@ -292,12 +296,12 @@ impl Centrifuge {
                 self.answer(request, Asked::Unsubscribe, Ok(Answer::Unsubscribe), out);
             }
             ToClient::Published { request, result } => {
-                let answer = match self.in_flight.get(&request) {
-                    Some(Asked::RpcPublish) => result.map(|p| Answer::Rpc(rpc::published(&p))),
-                    _ => result.map(|_| Answer::Publish),
-                };
-                let asked = self.in_flight.get(&request).copied().unwrap_or(Asked::Publish);
-                self.answer(request, asked, answer, out);
+                if self.client().is_some_and(|client| client.queue.published(request)) {
+                    out.push(self.reply(request, result.map(|_| Answer::Publish)));
+                } else {
+                    let place = result.map(|p| Answer::Rpc(rpc::published(&p)));
+                    self.answer(request, Asked::RpcPublish, place, out);
+                }
             }
             ToClient::History { request, result } => {
                 let page = result.map(|h| Answer::History {

@@ -1,12 +1,13 @@
 //! What a client sends: bytes in, WebSocket messages out. Pure.
 //!
-//! The protocol is tungstenite's, but no connection keeps a tungstenite: one is made for what was read and dropped with it,
-//! unless a message is incomplete. So an idle connection has no buffer, and a message pins none beyond its own.
+//! Nearly everything that clients send is a message in one frame that comes in one read: it is taken from where it was read.
+//! For the rest of the protocol there is tungstenite, but no connection keeps one: it is made for what was read and dropped
+//! with it, unless a message is incomplete. So an idle connection has no buffer.
 
 use std::io::{self, Cursor, Read, Write};
 
 use tokio_tungstenite::tungstenite::protocol::frame::FrameHeader;
-use tokio_tungstenite::tungstenite::protocol::frame::coding::OpCode;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocket, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error, Message};
 
@@ -19,6 +20,20 @@ pub(super) struct Frames {
     max_message: usize,
     /// Present while a message is incomplete.
     partial: Option<Box<WebSocket<Feed>>>,
+}
+
+/// What a client sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Incoming<'a> {
+    /// A message.
+    Data {
+        /// Its payload; UTF-8 if it is text.
+        data: &'a [u8],
+        /// It came as text.
+        text: bool,
+    },
+    Pong,
+    Close,
 }
 
 /// A socket in memory.
@@ -36,8 +51,39 @@ impl Frames {
     }
 
     /// Takes what was read and hands each message that is complete to `f`, until `f` says otherwise. What the protocol wants
-    /// answered, such as a ping, is in `answers` then, as whole frames.
+    /// answered, such as a ping, is in `answers` then, as whole frames. `read` is used up.
     pub(super) fn take<E: From<Error>>(
+        &mut self,
+        mut read: &mut [u8],
+        answers: &mut Vec<u8>,
+        mut f: impl FnMut(Incoming<'_>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        while self.partial.is_none()
+            && let Some(simple) = Simple::at_front(read, self.max_message)
+        {
+            let (frame, rest) = read.split_at_mut(simple.end);
+            let data = &mut frame[simple.payload..];
+            unmask(data, simple.mask);
+            if simple.text {
+                std::str::from_utf8(data).map_err(Error::from)?;
+            }
+            f(Incoming::Data { data, text: simple.text })?;
+            read = rest;
+        }
+        if read.is_empty() {
+            return Ok(());
+        }
+        self.take_slowly(read, answers, |message| match &message {
+            Message::Text(data) => f(Incoming::Data { data: data.as_ref(), text: true }),
+            Message::Binary(data) => f(Incoming::Data { data, text: false }),
+            Message::Pong(_) => f(Incoming::Pong),
+            Message::Close(_) => f(Incoming::Close),
+            // Answered by tungstenite; a bare frame is never read.
+            Message::Ping(_) | Message::Frame(_) => Ok(()),
+        })
+    }
+
+    fn take_slowly<E: From<Error>>(
         &mut self,
         read: &[u8],
         answers: &mut Vec<u8>,
@@ -75,6 +121,43 @@ impl Frames {
         }
         end
     }
+}
+
+/// A message in a frame of its own, all of it there.
+struct Simple {
+    text: bool,
+    mask: [u8; 4],
+    /// Where its payload begins.
+    payload: usize,
+    end: usize,
+}
+
+impl Simple {
+    /// What `read` begins with, if it is that.
+    fn at_front(read: &[u8], max_message: usize) -> Option<Self> {
+        let mut cursor = Cursor::new(read);
+        let (header, length) = FrameHeader::parse(&mut cursor).ok()??;
+        let text = match header.opcode {
+            OpCode::Data(Data::Text) => true,
+            OpCode::Data(Data::Binary) => false,
+            OpCode::Data(_) | OpCode::Control(_) => return None,
+        };
+        let plain = header.is_final && !(header.rsv1 || header.rsv2 || header.rsv3);
+        let length = usize::try_from(length).ok().filter(|length| plain && *length <= max_message)?;
+        let payload = usize::try_from(cursor.position()).ok()?;
+        let end = payload.checked_add(length).filter(|end| *end <= read.len())?;
+        Some(Self { text, mask: header.mask?, payload, end })
+    }
+}
+
+fn unmask(data: &mut [u8], mask: [u8; 4]) {
+    let [a, b, c, d] = mask;
+    let wide = u64::from_ne_bytes([a, b, c, d, a, b, c, d]);
+    let (words, rest) = data.as_chunks_mut::<8>();
+    for word in words {
+        *word = (u64::from_ne_bytes(*word) ^ wide).to_ne_bytes();
+    }
+    rest.iter_mut().zip(mask.iter().cycle()).for_each(|(byte, mask)| *byte ^= mask);
 }
 
 /// How many messages `read` holds, if it holds nothing but whole messages.
@@ -128,7 +211,7 @@ impl Write for Feed {
 #[cfg(test)]
 mod tests {
     use roomring_proto::limits;
-    use tokio_tungstenite::tungstenite::protocol::frame::coding::{Control, Data};
+    use tokio_tungstenite::tungstenite::protocol::frame::coding::Control;
 
     use super::*;
 
@@ -146,12 +229,26 @@ mod tests {
         bytes
     }
 
+    /// What came, with its payload.
+    #[derive(Debug, PartialEq)]
+    enum Came {
+        Text(Vec<u8>),
+        Binary(Vec<u8>),
+        Pong,
+        Close,
+    }
+
     /// Messages and answers when `bytes` comes in pieces of `piece`.
-    fn read(bytes: &[u8], piece: usize) -> (Vec<Message>, Vec<u8>, Result<(), Error>, Frames) {
+    fn read(bytes: &[u8], piece: usize) -> (Vec<Came>, Vec<u8>, Result<(), Error>, Frames) {
         let (mut frames, mut messages, mut answers) = (Frames::new(MAX), Vec::new(), Vec::new());
         for piece in bytes.chunks(piece) {
-            let end = frames.take(piece, &mut answers, |m| {
-                messages.push(m);
+            let end = frames.take(&mut piece.to_vec(), &mut answers, |m| {
+                messages.push(match m {
+                    Incoming::Data { data, text: true } => Came::Text(data.to_vec()),
+                    Incoming::Data { data, text: false } => Came::Binary(data.to_vec()),
+                    Incoming::Pong => Came::Pong,
+                    Incoming::Close => Came::Close,
+                });
                 Ok::<(), Error>(())
             });
             if end.is_err() {
@@ -175,12 +272,11 @@ mod tests {
         ]
         .concat();
         let expected = [
-            Message::text("one"),
-            Message::Ping("p".into()),
-            Message::Pong("".into()),
-            Message::text("two"),
-            Message::Binary(big.into()),
-            Message::text(""),
+            Came::Text(b"one".to_vec()),
+            Came::Pong,
+            Came::Text(b"two".to_vec()),
+            Came::Binary(big),
+            Came::Text(Vec::new()),
         ];
         for piece in [1, 2, 3, 7, 100, 5_000, all.len()] {
             let (messages, answers, end, frames) = read(&all, piece);
@@ -197,6 +293,16 @@ mod tests {
         let two = [one.clone(), frame(Data::Text, false, b"y")].concat();
         assert!(read(&one, 100).3.partial.is_none());
         assert!(read(&two, 100).3.partial.is_some());
+    }
+
+    #[test]
+    fn payloads_of_every_length_are_unmasked() {
+        for length in 0..100 {
+            let payload: Vec<u8> = (0..length).collect();
+            let bytes = frame(Data::Binary, true, &payload);
+            assert!(Simple::at_front(&bytes, MAX).is_some());
+            assert_eq!(read(&bytes, bytes.len()).0, [Came::Binary(payload)]);
+        }
     }
 
     #[test]
@@ -225,7 +331,7 @@ mod tests {
         for piece in [1, close.len()] {
             let (messages, answers, end, _) = read(&close, piece);
             assert!(matches!(end, Ok(()) | Err(Error::ConnectionClosed)), "{end:?}");
-            assert!(matches!(messages.as_slice(), [Message::Close(Some(_))]));
+            assert_eq!(messages, [Came::Close]);
             assert_eq!(answers, [0x88, 2, 0x03, 0xe8]);
         }
     }

@@ -1,6 +1,7 @@
 //! One client's connection: a pure state machine per protocol, and the task that pumps a WebSocket through it.
 
 mod centrifuge;
+mod few;
 mod frames;
 mod identity;
 mod plain;

@@ -16,11 +16,11 @@ use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::net::tcp::OwnedReadHalf;
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
+use tokio_tungstenite::tungstenite::Error;
 use tokio_tungstenite::tungstenite::error::{CapacityError, ProtocolError};
-use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_util::sync::CancellationToken;
 
-use super::frames::Frames;
+use super::frames::{Frames, Incoming};
 use super::{Input, Machine, Output};
 use crate::backend::Backend;
 use crate::frame::Frame;
@@ -145,16 +145,20 @@ where
         let mut stopped = pin!(stop.cancelled());
         let mut timer = pin!(sleep_until(Instant::now()));
         self.machine.start(now(), &mut self.outputs);
-        let mut taken = if read.is_empty() { Ok(()) } else { self.take(&read) };
+        let mut taken = if read.is_empty() { Ok(()) } else { self.take(&mut read.to_vec()) };
         drop(read);
+        // What waits in the client's queue is to be written too.
+        let mut woken = true;
         loop {
             if let Err(ending) = taken {
                 return self.settle(ending).await;
             }
-            if let Err(ending) = self.perform().await {
+            if let Err(ending) = self.perform(woken).await {
                 return ending;
             }
-            taken = match self.next(stopped.as_mut(), timer.as_mut()).await {
+            let event = self.next(stopped.as_mut(), timer.as_mut()).await;
+            woken = !matches!(event, Event::Read(_));
+            taken = match event {
                 Event::Read(taken) => taken,
                 Event::Queue => Ok(()),
                 Event::Writable => {
@@ -180,7 +184,7 @@ where
     /// Does what was wanted before the end: a publish right before a close still counts.
     async fn settle(&mut self, ending: Ending) -> Ending {
         if matches!(ending, Ending::Close { .. }) {
-            return self.perform().await.err().unwrap_or(ending);
+            return self.perform(true).await.err().unwrap_or(ending);
         }
         // Nobody is there to be told.
         for output in std::mem::take(&mut self.outputs) {
@@ -230,33 +234,29 @@ where
             let mut buffer = ReadBuf::new(buffer);
             let read = ready!(Pin::new(&mut self.reader).poll_read(cx, &mut buffer));
             Poll::Ready(match read {
-                Ok(()) if !buffer.filled().is_empty() => self.take(buffer.filled()),
+                Ok(()) if !buffer.filled().is_empty() => self.take(buffer.filled_mut()),
                 Ok(()) | Err(_) => Err(Ending::Gone),
             })
         })
     }
 
     /// Feeds what was read to the machine.
-    fn take(&mut self, read: &[u8]) -> Result<(), Ending> {
+    fn take(&mut self, read: &mut [u8]) -> Result<(), Ending> {
         let Self { frames, machine, outputs, answers, .. } = self;
         let now = now();
         frames.take(read, answers, |message| {
-            let text = message.is_text();
-            let input = match &message {
-                Message::Text(data) => Input::Message { data: data.as_ref(), text },
-                Message::Binary(data) => Input::Message { data, text },
-                Message::Pong(_) => Input::Pong,
-                Message::Close(_) => return Err(Ending::ByClient),
-                // Answered by tungstenite; a bare frame is never read.
-                Message::Ping(_) | Message::Frame(_) => return Ok(()),
+            let input = match message {
+                Incoming::Data { data, text } => Input::Message { data, text },
+                Incoming::Pong => Input::Pong,
+                Incoming::Close => return Err(Ending::ByClient),
             };
             machine.handle(now, input, outputs);
             Ok(())
         })
     }
 
-    /// Does what the machine wants, and writes it and what waits in the client's queue.
-    async fn perform(&mut self) -> Result<(), Ending> {
+    /// Does what the machine wants, and writes it and, if so or if `woken`, what waits in the client's queue.
+    async fn perform(&mut self, woken: bool) -> Result<(), Ending> {
         // Who has waited for the hub in vain does not wait for it again with every command of a long frame.
         let mut overloaded = false;
         loop {
@@ -283,7 +283,10 @@ where
             // Commands that the hub refused were answered meanwhile.
             outputs.append(&mut self.outputs);
             self.outputs = outputs;
-            self.write(own)?;
+            // As a rule a publish has nothing to write: its answer is the hub's.
+            if woken || !own.is_empty() || self.wire.is_some() {
+                self.write(own)?;
+            }
             end?;
             if self.outputs.is_empty() {
                 // A connection is idle most of its life.

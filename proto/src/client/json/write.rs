@@ -20,8 +20,20 @@ pub fn encode(reply: &Reply) -> Bytes {
     to_bytes(&WireReply(reply))
 }
 
+/// As [`encode`], at the end of `out`.
+pub fn write_reply(reply: &Reply, out: &mut Vec<u8>) {
+    write(&WireReply(reply), out);
+}
+
 /// A push for `channel`, as one line without its newline.
 pub fn push(channel: &str, push: &Push<'_>) -> Bytes {
+    let mut out = Vec::new();
+    write_push(channel, push, &mut out);
+    out.into()
+}
+
+/// As [`push`], at the end of `out`.
+pub fn write_push(channel: &str, push: &Push<'_>, out: &mut Vec<u8>) {
     #[derive(Serialize)]
     struct Outer<'a> {
         push: WirePush<'a>,
@@ -40,12 +52,18 @@ pub fn push(channel: &str, push: &Push<'_>) -> Bytes {
             WirePush { subscribe: Some(subscribe), ..nothing }
         }
     };
-    to_bytes(&Outer { push })
+    write(&Outer { push }, out);
 }
 
 pub(crate) fn to_bytes(value: &impl Serialize) -> Bytes {
+    let mut out = Vec::new();
+    write(value, &mut out);
+    out.into()
+}
+
+fn write(value: &impl Serialize, out: &mut Vec<u8>) {
     // Keys are strings and nothing else in these types can fail to be written.
-    serde_json::to_vec(value).expect("our own messages can be written as JSON").into()
+    serde_json::to_writer(out, value).expect("our own messages can be written as JSON");
 }
 
 fn is_zero<T: Default + PartialEq>(value: &T) -> bool {

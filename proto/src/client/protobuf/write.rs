@@ -13,6 +13,13 @@ pub const PING: Bytes = Bytes::from_static(&[0]);
 
 /// A reply.
 pub fn encode(reply: &Reply) -> Bytes {
+    let mut out = Vec::new();
+    write_reply(reply, &mut out);
+    out.into()
+}
+
+/// As [`encode`], at the end of `out`.
+pub fn write_reply(reply: &Reply, out: &mut Vec<u8>) {
     let mut wire = wire::Reply { id: reply.id, ..Default::default() };
     match &reply.result {
         Err(error) => wire.error = Some((*error).into()),
@@ -42,11 +49,18 @@ pub fn encode(reply: &Reply) -> Bytes {
             wire.sub_refresh = Some(wire::SubRefreshResult { expires, ttl });
         }
     }
-    wire.encode_length_delimited_to_vec().into()
+    write(&wire, out);
 }
 
-/// A push for `channel`. Copies the payload once, into what every member of the channel shares.
+/// A push for `channel`.
 pub fn push(channel: &str, push: &Push<'_>) -> Bytes {
+    let mut out = Vec::new();
+    write_push(channel, push, &mut out);
+    out.into()
+}
+
+/// As [`push`], at the end of `out`. Copies the payload once, into what every member of the channel shares.
+pub fn write_push(channel: &str, push: &Push<'_>, out: &mut Vec<u8>) {
     let mut wire = wire::Push { channel: channel.to_owned(), ..Default::default() };
     match *push {
         Push::Publication(publication) => wire.publication = Some(publication.into()),
@@ -60,7 +74,11 @@ pub fn push(channel: &str, push: &Push<'_>) -> Bytes {
             wire.subscribe = Some(wire::Subscribe { recoverable, epoch, offset: offset.0, positioned });
         }
     }
-    wire::Reply { push: Some(wire), ..Default::default() }.encode_length_delimited_to_vec().into()
+    write(&wire::Reply { push: Some(wire), ..Default::default() }, out);
+}
+
+fn write(reply: &wire::Reply, out: &mut Vec<u8>) {
+    reply.encode_length_delimited(out).expect("a vector takes everything");
 }
 
 /// `expires` and `ttl`.

@@ -24,7 +24,7 @@ impl Slot {
             FromNode::Attached(answer) => self.attached(now, answer, out),
             FromNode::Deliver(deliver) => self.deliver(now, deliver, out),
             FromNode::Published(answer) => {
-                if self.publishes.answered(answer) == publishes::Verdict::Elsewhere {
+                if self.publishes.answered(answer, &mut self.owed) == publishes::Verdict::Elsewhere {
                     self.lost_attached(now);
                 }
             }

@@ -73,7 +73,7 @@ impl Centrifuge {
             user: token.user.into_string(),
             conn_info: token.info,
             codec: Codec::Centrifuge(self.transport.format),
-            queue: ClientQueue::new(self.limits.queue_bytes),
+            queue: ClientQueue::new(self.limits.queue_bytes).answering(self.transport.format),
         });
         tracing::debug!(client = %self.id, user = %client.user, sdk = %connect.name, "connected");
         let first = self.limits.ping.mul_f64(0.5 + self.ping_phase.clamp(0.0, 1.0) / 2.0);

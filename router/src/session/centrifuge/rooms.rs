@@ -306,7 +306,7 @@ impl Centrifuge {
     /// Ends memberships that were not refreshed in time. The client is told once nothing more comes of them.
     pub(super) fn expire_rooms(&mut self, now: Instant, out: &mut Vec<Output>) {
         let Stage::Open { client, .. } = &self.stage else { return };
-        for (room, membership) in &mut self.rooms {
+        for (room, membership) in self.rooms.iter_mut() {
             if let Membership::Joined(Terms { expires: Some(expires), .. }) = membership
                 && *expires + EXPIRY_GRACE <= now
             {
