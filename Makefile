@@ -140,9 +140,9 @@ docs: test-packages ## Write the tables of docs/metrics.md and docs/configuratio
 	ROOMRING_WRITE_DOCS=1 $(CARGO) test --locked --workspace --test metrics --test configuration
 
 .PHONY: alerts
-alerts: ## Write the alert rules for the Prometheus operator from monitoring/alerts.yml
+alerts: ## Write the alert rules for the Prometheus operator from k8s/monitoring/alerts.yml
 	@{ printf 'apiVersion: monitoring.coreos.com/v1\nkind: PrometheusRule\nmetadata:\n  name: roomring\n  labels: {app.kubernetes.io/name: roomring}\nspec:\n'; \
-		sed -n '/^groups:/,$$p' monitoring/alerts.yml | sed 's/^/  /'; } >k8s/components/monitoring/alerts.yaml
+		sed -n '/^groups:/,$$p' k8s/monitoring/alerts.yml | sed 's/^/  /'; } >k8s/components/monitoring/alerts.yaml
 
 # Static binaries. glibc's resolver needs nothing but /etc/resolv.conf and /etc/hosts, so they run in an empty image. Paths of
 # the builder are left out, and times are the commit's: the same source and compiler give the same bytes.

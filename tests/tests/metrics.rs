@@ -191,7 +191,7 @@ impl Prometheus {
              scrape_configs:\n\
              - job_name: roomring-node\n  static_configs: [{{targets: [{}]}}]\n\
              - job_name: roomring-router\n  static_configs: [{{targets: [{}]}}]\n",
-            repository("monitoring/alerts.yml").canonicalize().expect("the alerts").display(),
+            repository("k8s/monitoring/alerts.yml").canonicalize().expect("the alerts").display(),
             list(nodes),
             list(routers),
         );
@@ -267,7 +267,8 @@ impl Prometheus {
     }
 
     async fn draws_the_dashboard(&self, all: &BTreeMap<String, Told>) {
-        let dashboard: Value = serde_json::from_str(&read("monitoring/dashboard.json")).expect("the dashboard is JSON");
+        let dashboard: Value =
+            serde_json::from_str(&read("k8s/monitoring/dashboard.json")).expect("the dashboard is JSON");
         let panels = dashboard["panels"].as_array().expect("panels");
         let mut drawn = 0;
         for target in panels.iter().filter_map(|p| p["targets"].as_array()).flatten() {
@@ -293,13 +294,13 @@ fn names_only(query: &str, all: &BTreeMap<String, Told>) {
 #[tokio::test]
 async fn alerts_hold_their_own_tests_and_each_has_a_page_in_the_runbook() {
     let promtool = Path::new("/usr/bin/promtool");
-    for args in [["check", "rules", "monitoring/alerts.yml"], ["test", "rules", "monitoring/alerts.test.yml"]] {
+    for args in [["check", "rules", "k8s/monitoring/alerts.yml"], ["test", "rules", "k8s/monitoring/alerts.test.yml"]] {
         let file = repository(args[2]).display().to_string();
         let ran = run(promtool, &[args[0], args[1], &file], PATIENCE).await;
         assert_eq!(ran.code, Some(0), "promtool {args:?}: {}{}", ran.stdout, ran.stderr);
     }
     let (alerts, tests, runbook) =
-        (read("monitoring/alerts.yml"), read("monitoring/alerts.test.yml"), read("docs/runbook.md"));
+        (read("k8s/monitoring/alerts.yml"), read("k8s/monitoring/alerts.test.yml"), read("docs/runbook.md"));
     let names: Vec<&str> = alerts.lines().filter_map(|l| l.trim().strip_prefix("- alert: ")).collect();
     assert!(names.len() > 10, "{names:?}");
     for name in &names {
