@@ -115,10 +115,8 @@ impl Plan<'_> {
         let placement = self.draft.placement();
         let Some(record) = placement.slot(slot) else { return false };
         let leaves = |i: Incarnation| self.processes.is_leaving(placement, intents, i);
-        let fit = |i: Incarnation| {
-            let absent = evidence.suspects.contains(&i) || evidence.cut_off.contains(&i);
-            self.processes.is_live(i) && self.is_member(i) && !absent && !leaves(i)
-        };
+        let fit =
+            |i: Incarnation| self.is_sound(i) && self.is_member(i) && !evidence.cut_off.contains(&i) && !leaves(i);
         let seat = |i: &Incarnation| record.in_sync.iter().find(|s| s.incarnation == *i && fit(*i)).copied();
         let primary = record.primary.incarnation;
         let replace = evidence.cut_off.contains(&primary) || !self.is_member(primary) || leaves(primary);
@@ -130,15 +128,16 @@ impl Plan<'_> {
 
     /// Learners that the ring does not want go at once, in-sync seats when all that it wants are in sync, those of evicted
     /// processes as soon as another one is there, and those that the primary does not reach as soon as enough are left for
-    /// publishes to be taken.
+    /// publishes to be taken. What may be dead is not there: an in-sync seat that goes may hold the last living copy.
     fn remove_unwanted(&mut self, slot: SlotId, wanted: &[Incarnation]) {
         let Some(record) = self.draft.placement().slot(slot) else { return };
-        let enough = wanted.iter().all(|i| record.in_sync.iter().any(|s| s.incarnation == *i));
+        let enough = wanted.iter().all(|i| self.is_sound(*i) && record.in_sync.iter().any(|s| s.incarnation == *i));
         let unwanted = |s: &Seat| !wanted.contains(&s.incarnation) && *s != record.primary;
-        let alone = !self.is_member(record.primary.incarnation);
+        let primary = record.primary.incarnation;
+        let alone = !self.is_member(primary) || !self.is_sound(primary);
         let placement = self.draft.placement();
-        let apart = |s: &&Seat| placement.apart.contains(&(record.primary.incarnation, s.incarnation));
-        let reached = record.in_sync.iter().filter(|s| !apart(s)).count();
+        let apart = |s: &&Seat| !alone && placement.apart.contains(&(primary, s.incarnation));
+        let reached = record.in_sync.iter().filter(|s| self.is_sound(s.incarnation) && !apart(s)).count();
         let suffices = reached >= placement.settings.min_in_sync as usize;
         let in_sync = record
             .in_sync
@@ -152,6 +151,13 @@ impl Plan<'_> {
 
     fn is_member(&self, incarnation: Incarnation) -> bool {
         self.draft.placement().members.get(&incarnation).is_some_and(|m| m.active)
+    }
+
+    /// Nothing says that it is dead: what it holds counts as a copy.
+    fn is_sound(&self, incarnation: Incarnation) -> bool {
+        let evidence = self.situation.evidence;
+        let doubted = evidence.suspects.contains(&incarnation) || evidence.dead.contains_key(&incarnation);
+        self.processes.is_live(incarnation) && !doubted
     }
 
     fn add_learners(&mut self, slot: SlotId, wanted: &[Incarnation], running: &mut CatchUps) {

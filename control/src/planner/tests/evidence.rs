@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use roomring_proto::Incarnation;
+use roomring_proto::{Incarnation, SlotId};
 
 use super::sim::{Sim, id};
 use crate::placement::{Cause, Change};
@@ -215,4 +215,57 @@ fn a_suspect_is_made_primary_of_nothing() {
     sim.evidence.suspects.clear();
     write_all(&mut sim);
     assert!(sim.primaries_of("n2") > 0);
+}
+
+/// A node died and may not be evicted yet; the other one with copies is drained just then. `hide` is how the death shows.
+fn drained_beside_a_dead_one(hide: impl Fn(&mut Sim, Incarnation)) {
+    let mut sim = Sim::new(16, 2, &["n1", "n2"]);
+    let (n1, n2) = (sim.incarnation("n1"), sim.incarnation("n2"));
+    hide(&mut sim, n2);
+    sim.intend(|intents| _ = intents.drained.insert(id("n1")));
+    let changes = sim.plan(n1);
+    assert!(changes.is_empty(), "n1 has the only copies that live: {changes:?}");
+}
+
+#[test]
+fn a_drain_does_not_remove_the_last_living_copy() {
+    drained_beside_a_dead_one(|sim, who| _ = sim.evidence.suspects.insert(who));
+    drained_beside_a_dead_one(|sim, who| {
+        sim.evidence.answering.insert(who);
+        sim.lapse("n2");
+    });
+}
+
+#[test]
+fn a_drain_goes_on_when_the_other_one_is_heard_again() {
+    let mut sim = Sim::new(16, 2, &["n1", "n2"]);
+    let n2 = sim.incarnation("n2");
+    sim.evidence.suspects.insert(n2);
+    sim.intend(|intents| _ = intents.drained.insert(id("n1")));
+    write_all(&mut sim);
+    assert!(sim.log.is_empty(), "{:?}", sim.log);
+    sim.evidence.suspects.clear();
+    while sim.step() {
+        sim.pass(SECOND);
+    }
+    assert!(sim.placement().slots.iter().all(|s| s.in_sync.len() == 1 && s.primary.incarnation == n2));
+}
+
+#[test]
+fn an_evicted_copy_stays_while_its_primary_may_be_dead() {
+    let mut sim = Sim::new(16, 2, &["n1", "n2", "n3"]);
+    let [n1, n2, n3] = ["n1", "n2", "n3"].map(|n| sim.incarnation(n));
+    // Evicted wrongly with the last copy, which n1 took over since.
+    let mut placement = sim.placement().clone();
+    placement.members.get_mut(&n3).expect("a member").active = false;
+    sim.view.placement = Some(placement.into());
+    sim.edit(|nodes| _ = nodes.remove(&id("n3")));
+    let removed = |sim: &Sim| {
+        let led = |slot: &SlotId| sim.placement().slot(*slot).is_some_and(|r| r.primary.incarnation == n1);
+        let of_n3 = |c: &&Change| matches!(c, Change::RemoveSeat { slot, seat } if seat.incarnation == n3 && led(slot));
+        sim.plan(n2).iter().filter(of_n3).count()
+    };
+    assert!(removed(&sim) > 0);
+    sim.evidence.suspects.insert(n1);
+    assert_eq!(removed(&sim), 0);
 }
