@@ -124,6 +124,8 @@ pub struct Evidence {
 struct Peer {
     active: bool,
     heard: Option<Time>,
+    /// When it was heard for the first time.
+    met: Option<Time>,
     worker_age: Duration,
     contact_age: Duration,
     broken: bool,
@@ -177,8 +179,11 @@ impl Detector {
                 if let Some(peer) = self.peers.get_mut(&from) {
                     let asked = peer.asked.filter(|_| worker_age >= hang);
                     let dead = peer.dead.filter(|cause| *cause == Cause::Hung && worker_age >= hang);
-                    let heard = Some(now);
-                    *peer = Peer { active: peer.active, heard, worker_age, contact_age, broken: false, asked, dead };
+                    let (heard, met) = (Some(now), peer.met.unwrap_or(now));
+                    // One that has just registered has yet to get contact: that is no loss of it.
+                    let contact_age = contact_age.min(now.since(met));
+                    let (active, met) = (peer.active, Some(met));
+                    *peer = Peer { active, heard, met, worker_age, contact_age, broken: false, asked, dead };
                 }
             }
             Event::Broken(who) => {

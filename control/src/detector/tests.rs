@@ -182,6 +182,7 @@ fn cut_off_is_who_lost_etcd_while_we_had_it_all_the_time() {
     run(&mut d, 0, 2_900, &[2, 3]);
     beat(&mut d, 2_950, 2, Duration::ZERO, Duration::from_secs(3));
     assert_eq!(lost(&d, 2_950), set([]), "we have not been there for long enough");
+    beat(&mut d, 3_000, 2, Duration::ZERO, Duration::from_secs(3));
     run(&mut d, 3_000, 3_000, &[3]);
     assert_eq!(lost(&d, 3_000), set([2]));
     beat(&mut d, 3_050, 2, Duration::ZERO, Duration::from_millis(100));
@@ -192,4 +193,20 @@ fn cut_off_is_who_lost_etcd_while_we_had_it_all_the_time() {
     beat(&mut d, 3_150, 2, Duration::ZERO, Duration::from_secs(20));
     d.handle(at(3_200), Event::Tick { contact_age: FRESH }, &mut vec![]);
     assert_eq!(lost(&d, 3_200), set([]));
+}
+
+#[test]
+fn who_has_just_started_has_not_lost_etcd() {
+    const NEVER: Duration = Duration::from_millis(u64::MAX);
+    let mut d = detector(2);
+    run(&mut d, 0, 4_000, &[2]);
+    list(&mut d, 4_000, 1..=3);
+    for ms in (4_000..7_000).step_by(100) {
+        run(&mut d, ms, ms, &[2]);
+        beat(&mut d, ms, 3, Duration::ZERO, NEVER);
+        assert_eq!(d.evidence(at(ms)).cut_off, set([]), "it registered a moment ago");
+    }
+    run(&mut d, 7_000, 7_000, &[2]);
+    beat(&mut d, 7_000, 3, Duration::ZERO, NEVER);
+    assert_eq!(d.evidence(at(7_000)).cut_off, set([3]), "it should have contact by now");
 }

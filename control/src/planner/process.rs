@@ -140,9 +140,16 @@ impl Plan<'_> {
     /// Evicts members that are proved dead, found dead by their heartbeats, or whose registration lapsed while this process
     /// was in contact.
     pub(super) fn evict_the_dead(&mut self) {
-        let members = self.base.members.keys();
-        let dead = members.filter(|i| self.processes.cause_of_eviction(self.situation, **i).is_some());
-        for incarnation in dead.copied().collect::<Vec<_>>() {
+        let members = self.base.members.keys().copied();
+        let found = members.filter_map(|i| Some((i, self.processes.cause_of_eviction(self.situation, i)?)));
+        let mut dead: Vec<(Incarnation, Cause)> = found.collect();
+        // Who goes last keeps the seats that they had in common: that should be who may be alive after all.
+        dead.sort_by_key(|(i, cause)| match cause {
+            Cause::Replaced | Cause::Refused => 0,
+            _ if !self.processes.is_registered(*i) => 1,
+            _ => 2,
+        });
+        for (incarnation, _) in dead {
             self.push(Change::Evict { incarnation });
             self.rooms_first |= self.situation.evidence.dead.contains_key(&incarnation);
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use roomring_proto::{Incarnation, SlotId};
 
 use super::sim::{Sim, id};
-use crate::placement::{Cause, Change};
+use crate::placement::{Cause, Change, SlotRecord};
 use crate::planner;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -268,4 +268,21 @@ fn an_evicted_copy_stays_while_its_primary_may_be_dead() {
     assert!(removed(&sim) > 0);
     sim.evidence.suspects.insert(n1);
     assert_eq!(removed(&sim), 0);
+}
+
+#[test]
+fn of_several_the_one_that_may_be_alive_keeps_the_last_seats() {
+    for silent in ["n2", "n3"] {
+        let mut sim = Sim::new(16, 2, &["n1", "n2", "n3"]);
+        let (alive, n1) = (sim.incarnation(silent), sim.incarnation("n1"));
+        let gone = if silent == "n2" { "n3" } else { "n2" };
+        let both = |r: &SlotRecord| r.seat_of(alive).is_some() && r.seat_of(n1).is_none();
+        let common = sim.placement().slots.iter().filter(|r| both(r)).count();
+        assert!(common > 0);
+        sim.lapse(gone);
+        sim.silence(alive);
+        assert!(sim.step());
+        let kept = sim.placement().slots.iter().filter(|r| r.in_sync.len() == 1 && both(r)).count();
+        assert_eq!(kept, common, "{gone} has no registration any more, {silent} is only silent");
+    }
 }
