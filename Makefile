@@ -59,6 +59,11 @@ bench-reshard: test-packages ## A node joins and leaves under load, ROUNDS=3: wh
 	$(CARGO) build --locked --release --workspace --bins
 	$(TARGET_DIR)/release/bench-reshard --rounds $(or $(ROUNDS),3) $(ARGS)
 
+.PHONY: bench-rebalance
+bench-rebalance: test-packages ## A Zipf(1.1) load before and after automatic rebalancing, SEEDS=1,2: how hot the hottest node is
+	$(CARGO) build --locked --release --workspace --bins
+	$(TARGET_DIR)/release/bench-rebalance $(if $(SEEDS),--seeds $(SEEDS)) $(ARGS)
+
 interruptions: test-packages ## Interrupt moves of real processes at each phase by the loss of each participant (minutes)
 	$(CARGO) build --locked --workspace --bins
 	$(CARGO) test --locked --package roomring-tests --test interrupted -- --ignored --nocapture

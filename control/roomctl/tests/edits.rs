@@ -170,6 +170,30 @@ async fn changes_made_at_once_do_not_undo_each_other() {
 }
 
 #[tokio::test]
+async fn a_change_that_others_always_come_before_is_a_conflict() {
+    let cluster = Cluster::start().await;
+    let mut other = cluster.client.clone();
+    let value = Intents { rebalancing_off: true, ..Intents::default() }.encode();
+    let never_idle = tokio::spawn(async move {
+        loop {
+            other.put("/roomring/test/intents", value.clone(), None).await.unwrap();
+        }
+    });
+    let mut tries = 0;
+    let ran = loop {
+        let ran = cluster.roomctl(&["weight", "b", "50"]).await;
+        tries += 1;
+        // It may come between two writes of the other.
+        if ran.code != Some(0) || tries == 100 {
+            break ran;
+        }
+    };
+    never_idle.abort();
+    assert_eq!((ran.code, ran.stdout.as_str()), (Some(4), ""), "{}", ran.stderr);
+    assert_eq!(ran.stderr.lines().count(), 1, "{}", ran.stderr);
+}
+
+#[tokio::test]
 async fn intents_that_can_not_be_read_are_not_overwritten() {
     let mut cluster = Cluster::start().await;
     cluster.client.put("/roomring/test/intents", vec![0xff; 3], None).await.unwrap();

@@ -9,9 +9,9 @@ use super::{History, Plan, recreate_after};
 use crate::clock::Time;
 use crate::placement::{Change, SlotRecord};
 
-/// Most seats that a process receives, and most that one sends, at a time. Bounds the memory and bandwidth of snapshots in
-/// flight, and what is left half done when plans change; large enough that a join takes a handful of rounds.
-pub(super) const CATCH_UPS: usize = 128;
+/// Most seats that a process receives, and most that one sends, at a time. What is made and taken in at once holds up the rooms
+/// of the same workers, so it is a few milliseconds' worth; each write that ends some of them begins the next ones.
+pub(super) const CATCH_UPS: usize = 16;
 
 /// After an eviction no copies are begun for so long: first the rooms that lost their primary take publishes again, with every
 /// core's help. A slot that may take none without another copy does not wait.
@@ -51,16 +51,28 @@ impl Plan<'_> {
         }
         // What ends catch-ups comes before what begins them.
         let mut switches = if self.may_switch() { SWITCHES } else { 0 };
+        let mut held_back = false;
         for (slot, wanted) in numbers().filter(|(_, wanted)| !wanted.is_empty()) {
             self.take_in_ready(slot, wanted);
-            if switches > 0 && self.switch(slot, wanted) {
-                switches -= 1;
+            if let Some(to) = self.successor(slot, wanted) {
+                if switches == 0 {
+                    held_back = true;
+                } else if self.push(Change::Switch { slot, to }) {
+                    switches -= 1;
+                }
             }
             self.remove_unwanted(slot, wanted);
         }
+        // Copies compete with the rooms that pause. They wait for no one but this plan, so not for long.
+        self.rooms_first |= held_back;
         let mut running = self.catch_ups();
-        for (slot, wanted) in numbers() {
-            self.add_learners(slot, wanted, &mut running);
+        // Slots that lack a copy come before those that only move.
+        for lacking in [true, false] {
+            for (slot, wanted) in numbers().filter(|(_, wanted)| !wanted.is_empty()) {
+                if self.lacks_a_copy(slot, wanted) == lacking {
+                    self.add_learners(slot, wanted, &mut running);
+                }
+            }
         }
     }
 
@@ -110,10 +122,10 @@ impl Plan<'_> {
 
     /// The ring's first choice becomes primary as soon as it is in sync. While it can't serve it does not; instead of a primary
     /// that leaves, has lost etcd, or was evicted with the last copy and now is not alone any more, another one serves.
-    fn switch(&mut self, slot: SlotId, wanted: &[Incarnation]) -> bool {
+    fn successor(&self, slot: SlotId, wanted: &[Incarnation]) -> Option<Seat> {
         let (evidence, intents) = (self.situation.evidence, &self.situation.view.intents);
         let placement = self.draft.placement();
-        let Some(record) = placement.slot(slot) else { return false };
+        let record = placement.slot(slot)?;
         let leaves = |i: Incarnation| self.processes.is_leaving(placement, intents, i);
         let fit =
             |i: Incarnation| self.is_sound(i) && self.is_member(i) && !evidence.cut_off.contains(&i) && !leaves(i);
@@ -123,7 +135,7 @@ impl Plan<'_> {
         let stand_in =
             || wanted.iter().find_map(seat).or_else(|| record.in_sync.iter().copied().find(|s| fit(s.incarnation)));
         let to = wanted.first().and_then(seat).or_else(|| replace.then(stand_in).flatten());
-        to.filter(|to| *to != record.primary).is_some_and(|to| self.push(Change::Switch { slot, to }))
+        to.filter(|to| *to != record.primary)
     }
 
     /// Learners that the ring does not want go at once, in-sync seats when all that it wants are in sync, those of evicted
@@ -158,6 +170,10 @@ impl Plan<'_> {
         let evidence = self.situation.evidence;
         let doubted = evidence.suspects.contains(&incarnation) || evidence.dead.contains_key(&incarnation);
         self.processes.is_live(incarnation) && !doubted
+    }
+
+    fn lacks_a_copy(&self, slot: SlotId, wanted: &[Incarnation]) -> bool {
+        self.draft.placement().slot(slot).is_some_and(|record| record.in_sync.len() < wanted.len())
     }
 
     fn add_learners(&mut self, slot: SlotId, wanted: &[Incarnation], running: &mut CatchUps) {

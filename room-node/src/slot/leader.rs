@@ -195,7 +195,7 @@ impl Leader {
             Kind::ProbeReply(r) => progress.on_probe_reply(&r, from, self.term, replica, ctx, out),
             Kind::AppendAck(a) => progress.on_append_ack(Lsn(a.lsn).min(replica.log.last())),
             Kind::SnapshotAck(a) => progress.on_snapshot_ack(&a, from, self.term, replica, ctx, out),
-            Kind::Refused(r) => progress.on_refused(r.reason(), ctx.env.now),
+            Kind::Refused(r) => progress.on_refused(r.reason(), from, self.term, replica, ctx, out),
             Kind::Probe(_) | Kind::Append(_) | Kind::Snapshot(_) => {}
         }
     }

@@ -88,6 +88,11 @@ pub enum Input {
         /// The record.
         record: SlotRecord,
     },
+    /// A placement was adopted that has the same record for this slot as the one before.
+    Unchanged {
+        /// The placement's version.
+        version: Version,
+    },
     /// The stream that this process opened to that one is up: what is sent on it arrives in order or the stream ends.
     PeerUp(Incarnation),
     /// It ended; what was under way may be lost.
@@ -234,6 +239,16 @@ impl Slot {
     pub fn handle(&mut self, env: &Env, input: Input, out: &mut Vec<Output>) {
         match input {
             Input::Placement { version, record } => self.on_placement(env, version, record, out),
+            Input::Unchanged { version } => {
+                if let Some((seen, _)) = &mut self.view {
+                    *seen = version.max(*seen);
+                }
+                // Most slots have nothing that hangs on the version alone, and this comes for all of them at once.
+                if self.leader.as_ref().is_none_or(|l| l.proposed.is_empty()) {
+                    return;
+                }
+                self.lead(env, out, |leader, replica, ctx, out| leader.on_view(replica, ctx, out));
+            }
             Input::PeerUp(peer) => {
                 self.up.insert(peer);
                 self.lead(env, out, |leader, replica, ctx, out| leader.on_peer_up(peer, replica, ctx, out));

@@ -251,22 +251,25 @@ impl Shard {
         if !self.placement.as_ref().is_none_or(same) {
             return;
         }
-        let news = self.placement.as_ref().is_none_or(|known| known.version < placement.version);
-        self.placement = Some(Arc::clone(&placement));
+        let before = self.placement.replace(Arc::clone(&placement));
+        let news = before.as_ref().is_none_or(|known| known.version < placement.version);
         let lapsed = self.contact.is_none_or(|before| at.now.since(before) >= placement.settings.fence_after);
         self.contact = contact;
-        if !news {
-            // Contact alone: a primary that had lost it may serve again.
-            if lapsed {
-                self.feed_all(at, || Input::Tick, out);
-            }
-            return;
-        }
-        for (number, record) in (0..).zip(&placement.slots) {
-            let slot = SlotId(number);
-            if self.part.has(slot) {
+        let known = |slot| before.as_ref().and_then(|known| known.slot(slot));
+        let mine = (0..).map(SlotId).zip(&placement.slots).filter(|(slot, _)| news && self.part.has(*slot));
+        for (slot, record) in mine.collect::<Vec<_>>() {
+            if known(slot) == Some(record) {
+                self.feed(at, slot, Input::Unchanged { version: placement.version }, out);
+            } else {
                 self.adopt_slot(at, slot, &placement, record, out);
             }
+        }
+        if lapsed {
+            // A primary that had lost contact may serve again. Not before it has seen the placement that contact vouches for.
+            self.feed_all(at, || Input::Tick, out);
+        }
+        if !news {
+            return;
         }
         for (slot, early) in std::mem::take(&mut self.early) {
             for (link, message) in early {

@@ -33,10 +33,10 @@ struct Args {
     #[arg(long, default_value_t = 1000)]
     rate: u32,
     /// Which loads: each has other room names
-    #[arg(long, value_delimiter = ',', default_values_t = [1, 2, 3])]
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 2])]
     seeds: Vec<u32>,
     /// Longest time for each
-    #[arg(long, default_value = "180")]
+    #[arg(long, default_value_t = 120)]
     seconds: u64,
 }
 

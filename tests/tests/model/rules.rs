@@ -29,39 +29,16 @@ const fn back(opener: Incarnation, other: Incarnation) -> Action {
 }
 
 /// An append of A is on its way to C while B becomes primary, brings both others to its log, and takes another entry.
-const LATE_APPEND: &[Action] = &[
-    Publish,
-    Switch(seat(B)),
-    View(B, V2),
-    View(A, V2),
-    to(B, A),
-    back(B, A),
-    to(B, A),
-    back(B, A),
-    to(B, C),
-    back(B, C),
-    to(B, C),
-    back(B, C),
-    Attach(V2),
-];
+const LATE_APPEND: &[Action] =
+    &[Publish, Switch(seat(B)), View(B, V2), View(A, V2), to(B, A), back(B, A), to(B, C), back(B, C), Attach(V2)];
 
 /// C acknowledged an entry of A, and dropped it for B, before A became primary again.
 const LATE_ACKNOWLEDGEMENT: &[Action] =
-    &[Publish, to(A, C), Switch(seat(B)), View(B, V2), to(B, C), back(B, C), to(B, C), Switch(seat(A)), View(A, V3)];
+    &[Publish, to(A, C), Switch(seat(B)), View(B, V2), to(B, C), Switch(seat(A)), View(A, V3)];
 
 /// The same, and A had counted it.
-const COUNTED: &[Action] = &[
-    Publish,
-    to(A, C),
-    back(A, C),
-    Switch(seat(B)),
-    View(B, V2),
-    to(B, C),
-    back(B, C),
-    to(B, C),
-    Switch(seat(A)),
-    View(A, V3),
-];
+const COUNTED: &[Action] =
+    &[Publish, to(A, C), back(A, C), Switch(seat(B)), View(B, V2), to(B, C), Switch(seat(A)), View(A, V3)];
 
 /// B has caught up, and its proposal is under way.
 const PROPOSED: &[Action] =

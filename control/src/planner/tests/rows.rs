@@ -8,7 +8,7 @@ use roomring_proto::{Incarnation, SlotId, Uid};
 use super::sim::{FENCE, Sim, TTL, id};
 use crate::placement::fixtures::settings;
 use crate::placement::{Change, RingParams};
-use crate::planner::slots::{SWITCH_EVERY, SWITCHES};
+use crate::planner::slots::{CATCH_UPS, SWITCH_EVERY, SWITCHES};
 use crate::planner::{self, recreate_after};
 use crate::view::ClusterView;
 
@@ -36,15 +36,44 @@ fn a_node_that_leaves_hands_over_at_once_but_not_all_in_one_write() {
     sim.edit(|nodes| nodes.get_mut(&id("c")).unwrap().draining = true);
     let switches = |changes: &[Change]| changes.iter().filter(|c| matches!(c, Change::Switch { .. })).count();
     assert_eq!(switches(&sim.plan(a)), SWITCHES);
+    let copies = |changes: &[Change]| changes.iter().any(|c| matches!(c, Change::AddLearner { .. }));
     let mut writes = 0;
     while leads(&sim) > 0 {
         let done = sim.log.len();
         assert!(sim.step());
         assert!(switches(&sim.log[done..]) <= SWITCHES);
+        assert!(!copies(&sim.log[done..]) || leads(&sim) == 0, "copies wait until the rooms have moved");
         sim.pass(SWITCH_EVERY);
         writes += 1;
     }
     assert!(writes >= led.div_ceil(SWITCHES));
+    sim.settle();
+    assert!(copies(&sim.log));
+}
+
+#[test]
+fn slots_that_lack_a_copy_come_before_those_that_move() {
+    let mut sim = Sim::new(256, 2, &["a", "b", "c"]);
+    let (a, c) = (sim.incarnation("a"), sim.incarnation("c"));
+    sim.lapse("c");
+    while sim.placement().members.get(&c).is_some_and(|m| m.active) {
+        if !sim.step() {
+            sim.pass(Duration::from_millis(100));
+        }
+    }
+    sim.start("d");
+    let mut seen = 0;
+    while sim.placement().slots.iter().any(|s| s.in_sync.len() < 2 && s.learners.is_empty()) {
+        let added = |c: &Change| if let Change::AddLearner { slot, .. } = c { Some(*slot) } else { None };
+        for slot in sim.plan(a).iter().filter_map(added) {
+            let lacks = |s: &crate::placement::SlotRecord| s.in_sync.len() < 2;
+            let before = sim.placement().slots.iter().filter(|s| lacks(s) && s.learners.is_empty()).count();
+            assert!(sim.placement().slot(slot).is_some_and(lacks) || before <= 4 * CATCH_UPS, "{slot} only moves");
+            seen += 1;
+        }
+        assert!(sim.step());
+    }
+    assert!(seen > CATCH_UPS);
     sim.settle();
 }
 

@@ -3,8 +3,8 @@
 //! The pause of a room is measured in two ways. All rooms of a slot move together, so one room stands for its slot.
 //!
 //! - Of every slot that moves: a publish is sent in the moment in which the write that moves it is seen in etcd, which is when
-//!   the processes see it too. Its time to the acknowledgement, less the usual one, is the pause. Publishes that were on their
-//!   way already count as well; the longest is taken.
+//!   the processes see it too, and again a moment later, should they see it later. The time to the acknowledgement, less the
+//!   usual one, is the pause. All other publishes that were under way then or followed soon count as well; the longest is taken.
 //! - Of a few rooms that will move: they are published to every few milliseconds all the time. The longest gap between two
 //!   acknowledgements around the move is the pause and one interval at most: it can't hide anything, but only a few rooms can
 //!   be watched so closely.
@@ -21,9 +21,13 @@ use tokio::time::MissedTickBehavior;
 
 use crate::audience::{room, slot_of};
 
-/// Around a move: what is sent so long before it is seen, or after it, may have met it.
-const BEFORE: Duration = Duration::from_millis(200);
-const AFTER: Duration = Duration::from_millis(1000);
+/// Around a move: what is answered no longer than this before it is seen here, or is sent no longer after, may have met it. A
+/// process that sees it late is not that late.
+const BEFORE: Duration = Duration::from_millis(20);
+const AFTER: Duration = Duration::from_millis(300);
+
+/// After the first publish in the moment of a move comes a second one.
+const ECHO: Duration = Duration::from_millis(10);
 
 /// A publish that was refused with a temporary error is said again after this, as an application would.
 const AGAIN: Duration = Duration::from_millis(20);
@@ -134,9 +138,16 @@ struct Mouth {
 impl Mouth {
     /// Says something in a room, in a task of its own.
     fn say(&self, n: usize) {
+        self.say_after(n, Duration::ZERO);
+    }
+
+    fn say_after(&self, n: usize, wait: Duration) {
         let Some(client) = self.speakers[n].clone() else { return };
         let (spoken, slot) = (self.spoken.clone(), slot_of(n, self.slots));
         tokio::spawn(async move {
+            if !wait.is_zero() {
+                tokio::time::sleep(wait).await;
+            }
             let at = Instant::now();
             let mut failed = Failed::default();
             let said = loop {
@@ -188,6 +199,7 @@ async fn speak(
                 for switch in &switches {
                     if let Some(rooms) = by_slot.get(&switch.slot) {
                         mouth.say(rooms[0]);
+                        mouth.say_after(rooms[rooms.len() - 1], ECHO);
                     }
                 }
                 all.switches.extend(switches);
@@ -227,7 +239,7 @@ impl Spoken {
         let usual = pauses.usual.percentile(50.0);
         for switch in self.switches.iter().filter(|s| s.at >= from && s.at < to) {
             pauses.slots += 1;
-            let around = |said: &&&Said| said.at + BEFORE >= switch.at && said.at < switch.at + AFTER;
+            let around = |said: &&&Said| said.at + said.took + BEFORE >= switch.at && said.at < switch.at + AFTER;
             let near: Vec<&&Said> = by_slot.get(&switch.slot).into_iter().flatten().filter(around).collect();
             let Some(longest) = near.iter().map(|s| s.took).max() else { continue };
             let count = rooms.get(&switch.slot).map_or(1, std::collections::BTreeSet::len);
