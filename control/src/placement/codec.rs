@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use prost::Message;
-use roomring_proto::{Generation, Incarnation, Malformed, NodeId, Seat, Term, Uid, Version, v1};
+use roomring_proto::{Generation, Incarnation, Malformed, NodeId, PlacementRef, Seat, Term, Uid, Version, v1};
 
 use super::{FORMAT, Member, Placement, Recents, RingParams, Settings, SlotRecord};
 
@@ -58,6 +58,12 @@ impl Placement {
                 .collect(),
         };
         message.encode_to_vec().into()
+    }
+
+    /// Which placement [`Placement::encode`] made `bytes` of, without reading the rest; `None` if they are no such bytes.
+    pub fn reference_in(bytes: &[u8]) -> Option<PlacementRef> {
+        let head = v1::PlacementHead::decode(bytes).ok()?;
+        Some(PlacementRef { uid: Uid(head.uid), version: Version(head.version) })
     }
 
     /// Reads what [`Placement::encode`] made, in this or another process.
@@ -157,6 +163,8 @@ mod tests {
     fn reads_what_it_writes() {
         let p = placement(8, 2, &[10, 11, 12]);
         assert_eq!(Placement::decode(&p.encode()).unwrap(), p);
+        assert_eq!(Placement::reference_in(&p.encode()), Some(p.reference()));
+        assert_eq!(Placement::reference_in(b"\xff\xff"), None);
     }
 
     #[test]

@@ -116,6 +116,11 @@ impl Slot {
         }
     }
 
+    /// A later placement of the same history has the slot where it was.
+    pub(super) fn saw(&mut self, placement: PlacementRef) {
+        self.placement = Some(placement);
+    }
+
     /// The cluster's placement began anew: nobody knows what was, and clients are told so.
     pub fn reset(&mut self) {
         self.attachment.reset();

@@ -232,9 +232,17 @@ impl Worker {
         if self.placement.as_ref().is_some_and(|known| known.reference() == placement.reference()) {
             return;
         }
-        self.placement = Some(placement);
-        let slots: Vec<SlotId> = self.slots.keys().copied().collect();
-        for slot in slots {
+        let before = self.placement.replace(placement.clone());
+        let route = |p: &Placement, slot| p.slot(slot).map(|record| (p.uid, record.primary, record.term));
+        let mut moved = Vec::new();
+        for (id, slot) in &mut self.slots {
+            match before.as_ref().and_then(|before| route(before, *id)) {
+                // While others move, a write says nothing new of most slots.
+                Some(known) if route(&placement, *id) == Some(known) => slot.saw(placement.reference()),
+                _ => moved.push(*id),
+            }
+        }
+        for slot in moved {
             self.route(now, slot);
         }
     }
