@@ -71,25 +71,44 @@ pub(crate) fn rows(snapshot: &Snapshot) -> Vec<EventRow> {
     rows
 }
 
+/// Rows in their order, those that say the same one after the other as one, the last, with their number: a move is many small
+/// writes.
+pub(crate) fn grouped(rows: &[EventRow]) -> Vec<(&EventRow, usize)> {
+    let mut groups = Vec::<(&EventRow, usize)>::new();
+    for row in rows {
+        match groups.last_mut() {
+            Some((last, count)) if (&last.by, &last.text, &last.reason) == (&row.by, &row.text, &row.reason) => {
+                *last = row;
+                *count += 1;
+            }
+            _ => groups.push((row, 1)),
+        }
+    }
+    groups
+}
+
+/// What happened, and why.
+pub(crate) fn in_words(row: &EventRow, count: usize) -> String {
+    let reason = row.reason.as_ref().map(|r| format!(" ({r})")).unwrap_or_default();
+    let times = if count > 1 { format!(", {count} times") } else { String::new() };
+    format!("{}{reason}{times}", row.text)
+}
+
 fn table(rows: &[EventRow]) -> String {
     if rows.is_empty() {
         return "Nothing has happened that is still known.\n".to_owned();
     }
     let mut table = output::table(&["WHEN", "BY", "SLOTS", "COPYING", "WHAT AND WHY"]);
-    for r in rows {
+    for (r, times) in grouped(rows) {
         let count = if r.slots_changed == 0 { "-".to_owned() } else { r.slots_changed.to_string() };
         let copying = r.copying_ms.map_or("-".to_owned(), |ms| format!("{ms} ms"));
-        let what = match &r.reason {
-            Some(reason) => format!("{} ({reason})", r.text),
-            None => r.text.clone(),
-        };
         let tone = if r.kind == "decision" { Tone::Attention } else { Tone::Plain };
         table.add_row([
             word(output::ago(r.time_ms), Tone::Plain),
             word(&r.by, Tone::Plain),
             word(count, Tone::Plain),
             word(copying, Tone::Plain),
-            word(what, tone),
+            word(in_words(r, times), tone),
         ]);
     }
     output::finish(table, &[2, 3])

@@ -120,7 +120,7 @@ fn table(rows: &[Row]) -> String {
     let zones = rows.iter().any(|r| !r.zone.is_empty());
     let mut headers = vec!["NODE", "STATE", "ADDRESS"];
     headers.extend(zones.then_some("ZONE"));
-    headers.extend(["WGT", "PRIMARIES", "WANTED", "ROOMS", "MEMBERS", "MSG/S"]);
+    headers.extend(["WGT", "SLOTS", "WANTED", "ROOMS", "MEMBERS", "MSG/S"]);
     let mut table = output::table(&headers);
     for row in rows {
         let number = |n: Option<u64>| word(n.map_or("-".to_owned(), |n| n.to_string()), Tone::Plain);

@@ -173,8 +173,10 @@ fn draw_head(frame: &mut Frame<'_>, area: Rect, screen: &Screen) {
 fn draw_nodes(frame: &mut Frame<'_>, area: Rect, screen: &Screen) {
     let header = ["NODE", "STATE", "SLOTS", "ROOMS", "MEMBERS", "MSG/S", "SHARE", ""].into_iter().enumerate();
     let header = header.map(|(i, text)| if (2..7).contains(&i) { right(text.to_owned()) } else { Cell::from(text) });
+    // As wide as the names: what belongs together stays together on a wide screen.
+    let name = screen.nodes.iter().map(|n| n.id.len()).max().unwrap_or(0).clamp(8, 40);
     let widths = [
-        Constraint::Min(8),
+        Constraint::Max(u16::try_from(name).unwrap_or(40)),
         Constraint::Length(11),
         Constraint::Length(5),
         Constraint::Length(6),
@@ -222,13 +224,12 @@ fn right(text: String) -> Cell<'static> {
 
 fn draw_events(frame: &mut Frame<'_>, area: Rect, screen: &Screen) {
     let shown = usize::from(area.height.saturating_sub(2));
-    let line = |e: &EventRow| {
-        let reason = e.reason.as_ref().map(|r| format!(" ({r})")).unwrap_or_default();
-        let text = format!("{:>10}  {}: {}{reason}", output::ago(e.time_ms), e.by, e.text);
+    let line = |(e, count): (&EventRow, usize)| {
+        let text = format!("{:>10}  {}: {}", output::ago(e.time_ms), e.by, events::in_words(e, count));
         if e.kind == "decision" { Line::from(text.fg(Color::Yellow)) } else { Line::from(text) }
     };
     let mut lines = vec![Line::default(), Line::from("LATELY".bold())];
-    lines.extend(screen.events.iter().rev().take(shown).map(line));
+    lines.extend(events::grouped(&screen.events).into_iter().rev().take(shown).map(line));
     frame.render_widget(Paragraph::new(lines), area);
 }
 
