@@ -9,9 +9,13 @@ use super::{History, Plan, recreate_after};
 use crate::clock::Time;
 use crate::placement::{Change, SlotRecord};
 
-/// Most seats that a process receives, and most that one sends, at a time. What is made and taken in at once holds up the rooms
-/// of the same workers, so it is a few milliseconds' worth; each write that ends some of them begins the next ones.
+/// Most seats that a process receives, and most that one sends, at a time, for slots that lack a copy: a few tens of
+/// milliseconds' worth. Each write that ends some of them begins the next ones.
 pub(super) const CATCH_UPS: usize = 16;
+
+/// The same for slots that have their copies and only move. Nobody waits for them, and each copy takes milliseconds of its workers'
+/// time, which the rooms of the same workers feel.
+pub(super) const MOVES: usize = 4;
 
 /// After an eviction no copies are begun for so long: first the rooms that lost their primary take publishes again, with every
 /// core's help. A slot that may take none without another copy does not wait.
@@ -30,8 +34,8 @@ struct CatchUps {
 }
 
 impl CatchUps {
-    fn fits(&self, from: Incarnation, to: Incarnation) -> bool {
-        let below = |running: &BTreeMap<_, _>, i| running.get(&i).is_none_or(|n| *n < CATCH_UPS);
+    fn fits(&self, from: Incarnation, to: Incarnation, most: usize) -> bool {
+        let below = |running: &BTreeMap<_, _>, i| running.get(&i).is_none_or(|n| *n < most);
         below(&self.sending, from) && below(&self.receiving, to)
     }
 
@@ -67,10 +71,10 @@ impl Plan<'_> {
         self.rooms_first |= held_back;
         let mut running = self.catch_ups();
         // Slots that lack a copy come before those that only move.
-        for lacking in [true, false] {
+        for (lacking, most) in [(true, CATCH_UPS), (false, MOVES)] {
             for (slot, wanted) in numbers().filter(|(_, wanted)| !wanted.is_empty()) {
                 if self.lacks_a_copy(slot, wanted) == lacking {
-                    self.add_learners(slot, wanted, &mut running);
+                    self.add_learners(slot, wanted, &mut running, most);
                 }
             }
         }
@@ -176,7 +180,7 @@ impl Plan<'_> {
         self.draft.placement().slot(slot).is_some_and(|record| record.in_sync.len() < wanted.len())
     }
 
-    fn add_learners(&mut self, slot: SlotId, wanted: &[Incarnation], running: &mut CatchUps) {
+    fn add_learners(&mut self, slot: SlotId, wanted: &[Incarnation], running: &mut CatchUps, most: usize) {
         let placement = self.draft.placement();
         let Some(record) = placement.slot(slot) else { return };
         if self.rooms_first && record.in_sync.len() >= placement.settings.min_in_sync as usize {
@@ -188,7 +192,7 @@ impl Plan<'_> {
         }
         let missing: Vec<Incarnation> = wanted.iter().copied().filter(|i| record.seat_of(*i).is_none()).collect();
         for to in missing {
-            let start = self.processes.is_live(to) && running.fits(from, to);
+            let start = self.processes.is_live(to) && running.fits(from, to, most);
             if start && self.push(Change::AddLearner { slot, incarnation: to }) {
                 running.add(from, to);
             }

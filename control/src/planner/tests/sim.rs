@@ -18,7 +18,7 @@ pub(super) const TTL: Duration = Duration::from_secs(10);
 pub(super) const FENCE: Duration = Duration::from_secs(60);
 
 /// More writes than any change of membership takes: a plan that never comes to rest ends here.
-const ROUNDS: usize = 200;
+const ROUNDS: usize = 2000;
 
 pub(super) struct Sim {
     pub(super) view: ClusterView,
