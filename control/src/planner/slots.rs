@@ -22,9 +22,10 @@ pub(super) const MOVES: usize = 4;
 const ROOMS_FIRST: Duration = Duration::from_millis(500);
 
 /// Most slots that change their primary by plan in one write, and time until the next ones may: each is promoted and attached
-/// anew, and what happens at once waits for each other. A node's share of a common cluster is through in half a second.
-pub(super) const SWITCHES: usize = 16;
-pub(super) const SWITCH_EVERY: Duration = Duration::from_millis(20);
+/// anew, which takes a millisecond or two of somebody's time, and what happens at once waits for each other. A node's share of a
+/// common cluster is through in less than a second.
+pub(super) const SWITCHES: usize = 10;
+pub(super) const SWITCH_EVERY: Duration = Duration::from_millis(12);
 
 /// Running catch-ups by process.
 #[derive(Default)]
