@@ -31,9 +31,8 @@ enum Stage {
     Probing,
     /// Snapshot parts go out one by one.
     Snapshot { lsn: Lsn, lsn_term: Term, parts: Vec<v1::SlotState>, next: usize },
-    /// Entries go out as they come. `guess`: the seat was not asked, but it is taken to hold everything up to here; it may say that
-    /// it does not.
-    Streaming { next: Lsn, first: bool, commit_sent: Lsn, guess: Option<Lsn> },
+    /// Entries go out as they come. `guess`: the seat was not asked what it holds, and may say that it is something else.
+    Streaming { next: Lsn, first: bool, commit_sent: Lsn, guess: bool },
 }
 
 /// How far one other seat is.
@@ -107,8 +106,7 @@ impl Progress {
     /// does not fit.
     pub(super) fn on_up(&mut self, seat: Seat, term: Term, replica: &Replica, ctx: &Ctx<'_>, out: &mut Vec<Output>) {
         if ctx.record.in_sync.contains(&seat) {
-            let last = replica.log.last();
-            self.stream_after(last, Some(last));
+            self.stream_after(replica.log.last(), true);
             self.flush(seat, term, replica, ctx, out);
         } else {
             self.probe(seat, term, replica, ctx, out);
@@ -120,7 +118,7 @@ impl Progress {
         out.push(message(seat, term, replica, ctx, v1::replication::Kind::Probe(v1::Probe {})));
     }
 
-    fn stream_after(&mut self, lsn: Lsn, guess: Option<Lsn>) {
+    fn stream_after(&mut self, lsn: Lsn, guess: bool) {
         self.stage = Stage::Streaming { next: lsn.next(), first: true, commit_sent: Lsn(0), guess };
     }
 
@@ -148,7 +146,7 @@ impl Progress {
             (Stage::Down, _) => return,
             // Of something sent before the probe.
             (Stage::Probing, Reason::ProbeMe) => return,
-            (Stage::Streaming { guess: Some(_), .. }, Reason::ProbeMe) => {
+            (Stage::Streaming { guess: true, .. }, Reason::ProbeMe) => {
                 return self.probe(seat, term, replica, ctx, out);
             }
             (_, Reason::NotYet | Reason::ProbeMe) => NOT_YET_RETRY,
@@ -174,7 +172,7 @@ impl Progress {
         match common {
             // What the seat has applied is never dropped: it is committed, so this log has it.
             Some(common) if common >= Lsn(reply.commit) => {
-                self.stream_after(common, None);
+                self.stream_after(common, false);
                 self.flush(seat, term, replica, ctx, out);
             }
             _ => self.start_snapshot(seat, term, replica, ctx, out),
@@ -227,7 +225,7 @@ impl Progress {
             self.send_part(seat, term, replica, ctx, out);
         } else {
             let lsn = *lsn;
-            self.stream_after(lsn, None);
+            self.stream_after(lsn, false);
             self.flush(seat, term, replica, ctx, out);
         }
     }
@@ -241,14 +239,13 @@ impl Progress {
 
     /// Sends what the seat lacks, as far as the window allows.
     pub(super) fn flush(&mut self, seat: Seat, term: Term, replica: &Replica, ctx: &Ctx<'_>, out: &mut Vec<Output>) {
-        let Stage::Streaming { next, first, commit_sent, guess } = &mut self.stage else { return };
+        let Stage::Streaming { next, first, commit_sent, .. } = &mut self.stage else { return };
         if *next <= replica.log.base() {
             self.start_snapshot(seat, term, replica, ctx, out);
             return;
         }
-        // The first append tells whether a seat that was asked follows at all; more goes out once it is acknowledged. One that was
-        // not asked hardly ever refuses, and then all of it.
-        let window_end = self.matched.max(*guess).map_or(0, |held| held.0 + WINDOW_ENTRIES);
+        // The first append tells whether the seat follows at all; more goes out once it is acknowledged.
+        let window_end = self.matched.map_or(0, |m| m.0 + WINDOW_ENTRIES);
         while *first || (*next <= replica.log.last() && next.0 <= window_end) {
             let prev = Lsn(next.0 - 1);
             let mut bytes = 0;
