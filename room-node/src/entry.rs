@@ -176,13 +176,15 @@ impl From<&Entry> for v1::Entry {
     }
 }
 
-impl TryFrom<v1::Entry> for Entry {
-    type Error = Malformed;
-
-    fn try_from(e: v1::Entry) -> Result<Self, Malformed> {
+impl Entry {
+    /// An entry as it came, with the room's name as `held` has it: names of rooms that exist are not held again and again.
+    ///
+    /// # Errors
+    /// If something is missing, or breaks its rules.
+    pub fn read(e: v1::Entry, held: impl Fn(&str) -> Option<RoomId>) -> Result<Self, Malformed> {
         use v1::entry::Body as B;
         let missing = |what: &str| Malformed(format!("entry {} lacks {what}", e.lsn));
-        let room = || RoomId::new(&e.room);
+        let room = || held(&e.room).map_or_else(|| RoomId::new(&e.room), Ok);
         let body = match e.body.ok_or_else(|| missing("a body that this release knows"))? {
             B::Create(c) => Body::Create { room: room()?, keeps: c.keeps.into() },
             B::Publish(p) => Body::Publish {

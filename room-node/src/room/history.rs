@@ -33,6 +33,10 @@ impl History {
     pub(super) fn push(&mut self, publication: v1::Publication, limits: &RoomLimits) {
         debug_assert!(self.kept.back().is_none_or(|last| last.seq + 1 == publication.seq));
         self.bytes += cost(&publication);
+        if self.kept.len() == self.kept.capacity() {
+            // By halves: most rooms are quiet, and one message must not take the place of four.
+            self.kept.reserve_exact(1 + self.kept.len() / 2);
+        }
         self.kept.push_back(publication);
         while self.kept.len() > self.keeps.size(limits) || self.bytes > limits.history_bytes {
             self.pop();

@@ -8,13 +8,14 @@ use roomring_proto::{Incarnation, Lsn, RoomId, Seat, Term, Version, v1};
 
 use super::catchup::Progress;
 use super::replica::Replica;
-use super::serve::{Answer, Due, HeldAttach};
+use super::serve::{Answers, Due, HeldAttach};
 use super::tail::Tail;
 use super::{Ctx, LinkId, Output, Rule};
 use crate::entry::{Body, Entry};
 
-/// A seat that is told nothing else is told the commit point after this long, so that it applies what it holds.
-const COMMIT_NOTICE: Duration = Duration::from_millis(50);
+/// A seat that is told nothing else is told the commit point after this long, so that it applies what it holds. As a rule the
+/// next entry tells it: sooner, a quiet room's every message would cost two more messages and their answers.
+const COMMIT_NOTICE: Duration = Duration::from_secs(1);
 
 /// A proposal is repeated after this long: the one before may have met a full queue.
 const READY_REPEAT: Duration = Duration::from_millis(500);
@@ -85,7 +86,7 @@ pub(super) struct Leader {
     pub(super) age_at: Option<Time>,
     pub(super) tail: Tail,
     /// Whom to tell when an entry commits.
-    pub(super) answers: BTreeMap<Lsn, Vec<Answer>>,
+    pub(super) answers: Answers,
     /// Acknowledgements that wait until enough seats are in sync.
     pub(super) withheld: Vec<Due>,
     /// Links that are sent what happens in a room.
@@ -114,7 +115,7 @@ impl Leader {
             watch_at: None,
             age_at: None,
             tail: Tail::default(),
-            answers: BTreeMap::new(),
+            answers: Answers::default(),
             withheld: Vec::new(),
             attached: BTreeMap::new(),
             held: Vec::new(),
@@ -304,7 +305,7 @@ impl Leader {
                 if entry.lsn > own_from {
                     tail.pop(entry);
                 }
-                shown.add(entry, applied, answers.remove(&entry.lsn));
+                shown.add(entry, applied, answers);
             });
             replica.log.trim(ctx.config.retention, replica.commit);
             for due in shown.send(&self.attached, self.term, ctx, out) {

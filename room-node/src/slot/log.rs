@@ -14,8 +14,8 @@ pub(super) enum Shown {
     No,
     /// The publication that the entry holds.
     Publication,
-    /// A join or leave.
-    Presence(v1::Event),
+    /// A join or leave. Boxed: most entries are publications, and every entry has room for this.
+    Presence(Box<v1::Event>),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

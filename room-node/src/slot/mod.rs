@@ -235,8 +235,15 @@ impl Slot {
         status
     }
 
-    /// Takes one input.
+    /// Takes one input and does what became possible.
     pub fn handle(&mut self, env: &Env, input: Input, out: &mut Vec<Output>) {
+        self.take(env, input, out);
+        self.settle(env, out);
+    }
+
+    /// Takes one input. What it makes possible is done by [`Self::settle`], once for all inputs of a turn: then one append
+    /// carries all their entries, and one acknowledgement commits them.
+    pub fn take(&mut self, env: &Env, input: Input, out: &mut Vec<Output>) {
         match input {
             Input::Placement { version, record } => self.on_placement(env, version, record, out),
             Input::Unchanged { version } => {
@@ -273,6 +280,10 @@ impl Slot {
             Input::Router { link, message } => self.on_router(env, link, message, out),
             Input::Tick => self.lead(env, out, |leader, replica, ctx, out| leader.on_tick(replica, ctx, out)),
         }
+    }
+
+    /// Does what the inputs since the last time made possible.
+    pub fn settle(&mut self, env: &Env, out: &mut Vec<Output>) {
         self.lead(env, out, |leader, replica, ctx, out| leader.settle(replica, ctx, out));
     }
 

@@ -82,7 +82,8 @@ impl Replica {
             self.log.truncate_after(prev);
         }
         for entry in append.entries {
-            let Ok(entry) = Entry::try_from(entry) else { return probe_me() };
+            let held = |room: &str| self.rooms.name(room).cloned();
+            let Ok(entry) = Entry::read(entry, held) else { return probe_me() };
             if entry.lsn <= self.log.last() {
                 if entry.lsn > self.log.base() && self.log.term_at(entry.lsn) != Some(entry.term) {
                     return probe_me();
@@ -142,7 +143,7 @@ impl Replica {
             let shown = match applied.as_ref().and_then(|a| a.event.kind.as_ref()) {
                 None => Shown::No,
                 Some(v1::event::Kind::Publication(_)) => Shown::Publication,
-                Some(_) => applied.as_ref().map_or(Shown::No, |a| Shown::Presence(a.event.clone())),
+                Some(_) => applied.as_ref().map_or(Shown::No, |a| Shown::Presence(Box::new(a.event.clone()))),
             };
             each(entry, applied);
             self.log.set_shown(next, shown);

@@ -1,6 +1,6 @@
 //! The primary's answers to routers: attach and replay, publishes, presence, history.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use roomring_control::clock::Time;
@@ -32,6 +32,31 @@ pub(super) struct Answer {
     duplicate: bool,
 }
 
+/// Whom to tell when an entry commits, in the order of entries. As a rule there is one for each of the last few.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub(super) struct Answers(VecDeque<(Lsn, Answer)>);
+
+impl Answers {
+    /// Tells `answer`, once, when `lsn` commits.
+    fn at(&mut self, lsn: Lsn, answer: Answer) {
+        let place = self.0.partition_point(|(l, _)| *l <= lsn);
+        let mut same = self.0.range(..place).rev().take_while(|(l, _)| *l == lsn);
+        if same.all(|(_, a)| a.number != answer.number || a.link != answer.link) {
+            self.0.insert(place, (lsn, answer));
+        }
+    }
+
+    /// Takes the next one of those for `lsn`, the first entry of which any are left.
+    fn take(&mut self, lsn: Lsn) -> Option<Answer> {
+        self.0.front().filter(|(l, _)| *l <= lsn)?;
+        self.0.pop_front().map(|(_, answer)| answer)
+    }
+
+    fn forget(&mut self, link: LinkId) {
+        self.0.retain(|(_, answer)| answer.link != link);
+    }
+}
+
 /// Whom to tell of a committed publish, and its place.
 pub(super) type Due = (Answer, Epoch, Seq);
 
@@ -53,13 +78,13 @@ pub(super) struct Shown {
 }
 
 impl Shown {
-    pub(super) fn add(&mut self, entry: &Entry, applied: Option<Applied>, answers: Option<Vec<Answer>>) {
-        let Some(applied) = applied else { return };
-        if let Body::Publish { publish, .. } = &entry.body {
-            for answer in answers.into_iter().flatten() {
+    pub(super) fn add(&mut self, entry: &Entry, applied: Option<Applied>, answers: &mut Answers) {
+        while let Some(answer) = answers.take(entry.lsn) {
+            if let (Body::Publish { publish, .. }, Some(applied)) = (&entry.body, &applied) {
                 self.answers.push((answer, applied.epoch, publish.seq));
             }
         }
+        let Some(applied) = applied else { return };
         match self.runs.last_mut() {
             Some((room, epoch, events)) if *room == applied.room && *epoch == applied.epoch => {
                 events.push(applied.event);
@@ -79,10 +104,14 @@ impl Shown {
         let slot = ctx.config.slot.0;
         for (room, epoch, events) in self.runs {
             let Some(links) = attached.get(&room) else { continue };
-            let deliver =
+            let mut deliver =
                 v1::Deliver { slot, term: term.0, room: room.as_str().to_owned(), epoch: Some(epoch.into()), events };
-            for link in links.iter() {
-                out.push(to_router(link, ToRouter::Deliver(deliver.clone())));
+            // As a rule there is one link: nothing is copied for it.
+            let mut links = links.iter().peekable();
+            while let Some(link) = links.next() {
+                let next = links.peek().map(|_| deliver.clone());
+                out.push(to_router(link, ToRouter::Deliver(std::mem::take(&mut deliver))));
+                deliver = next.unwrap_or_default();
             }
         }
         self.answers
@@ -104,9 +133,7 @@ impl Leader {
             links.remove(link);
             !links.is_empty()
         });
-        for answers in self.answers.values_mut() {
-            answers.retain(|a| a.link != link);
-        }
+        self.answers.forget(link);
         self.withheld.retain(|(a, ..)| a.link != link);
         self.gone.insert(router, grace_end);
     }
@@ -184,7 +211,8 @@ impl Leader {
     fn create_rooms(&mut self, held: &mut HeldAttach, replica: &mut Replica, ctx: &Ctx<'_>) -> Lsn {
         let mut until = replica.commit;
         for room in &held.attach.rooms {
-            match self.ensure_room(&room.room, room.keeps, replica, ctx) {
+            let ensured = named(&room.room, replica).and_then(|name| self.ensure_room(name, room.keeps, replica, ctx));
+            match ensured {
                 Ok(lsn) => until = until.max(lsn),
                 Err(refusal) => {
                     held.refused.insert(room.room.clone(), refusal);
@@ -197,17 +225,16 @@ impl Leader {
     /// Makes the room if it is missing. Returns the entry whose commit shows it; that of the tail if it is touched there.
     fn ensure_room(
         &mut self,
-        name: &str,
+        room: RoomId,
         keeps: Option<v1::RoomKeeps>,
         replica: &mut Replica,
         ctx: &Ctx<'_>,
     ) -> Result<Lsn, v1::Refusal> {
-        let room = RoomId::new(name).map_err(|e| refusal(Reason::BadRequest, &e.to_string()))?;
-        if room.slot(ctx.config.slots) != ctx.config.slot {
-            return Err(refusal(Reason::BadRequest, "the room is not in this slot"));
-        }
         if self.tail.room(&room, replica, |l| epoch(ctx, replica, l)).is_some() {
             return Ok(if self.tail.touches(&room) { replica.log.last() } else { replica.commit });
+        }
+        if room.slot(ctx.config.slots) != ctx.config.slot {
+            return Err(refusal(Reason::BadRequest, "the room is not in this slot"));
         }
         replica.rooms.admits_rooms(self.tail.created() + 1).map_err(|e| refusal(Reason::Limit, &e.to_string()))?;
         Ok(self.append(Body::Create { room, keeps: keeps.into() }, replica, ctx))
@@ -303,7 +330,7 @@ impl Leader {
                 (log::Shown::Publication, Body::Publish { publish, .. }) => {
                     v1::Event { kind: Some(v1::event::Kind::Publication(publication(entry, publish))) }
                 }
-                (log::Shown::Presence(event), _) => event.clone(),
+                (log::Shown::Presence(event), _) => (**event).clone(),
                 _ => continue,
             };
             replays.entry(room.as_str().to_owned()).or_default().push(event);
@@ -474,7 +501,7 @@ impl Leader {
         if !enough_in_sync(ctx) && rules.keep(Rule::MinInSync) {
             return Err(refusal(Reason::Busy, "fewer replicas are in sync than min_in_sync asks for"));
         }
-        let room = RoomId::new(&publish.room).map_err(|e| refusal(Reason::BadRequest, &e.to_string()))?;
+        let room = named(&publish.room, replica)?;
         if !publish.id.is_empty() {
             if let Some(seq) = replica.rooms.seen_id(room.as_str(), &publish.id)
                 && let Some(known) = replica.rooms.get(room.as_str())
@@ -490,7 +517,7 @@ impl Leader {
                 .admits_ids(room.as_str(), self.tail.ids() + 1)
                 .map_err(|e| refusal(Reason::Limit, &e.to_string()))?;
         }
-        self.ensure_room(&publish.room, publish.keeps.map(|keeps| *keeps), replica, ctx)?;
+        self.ensure_room(room.clone(), publish.keeps.map(|keeps| *keeps), replica, ctx)?;
         let Some((epoch, mut seq)) = self.tail.room(&room, replica, |l| epoch(ctx, replica, l)) else {
             return Err(refusal(Reason::Busy, "the room is being removed"));
         };
@@ -539,9 +566,7 @@ impl Leader {
     }
 
     fn answer_at(&mut self, lsn: Lsn, answer: Answer) {
-        let answers = self.answers.entry(lsn).or_default();
-        answers.retain(|a| a.number != answer.number || a.link != answer.link);
-        answers.push(answer);
+        self.answers.at(lsn, answer);
     }
 
     fn history(&self, request: &v1::HistoryRequest, replica: &Replica) -> v1::HistoryReply {
@@ -652,7 +677,12 @@ impl Leader {
                 *at = (*at).max(now + step);
             }
         }
-        let due = replica.rooms.expiry_due().map(|due| Duration::from_millis(due.saturating_sub(ctx.env.wall_ms)));
+        let due = replica.rooms.expiry_due();
+        if due.is_some() && self.age_at.is_some_and(|at| at > now && at <= now + step) {
+            // Nothing is looked at sooner. This is done after every input, and what follows may walk over many rooms.
+            return;
+        }
+        let due = due.map(|due| Duration::from_millis(due.saturating_sub(ctx.env.wall_ms)));
         let ended = self.ended(replica).next().map(|_| step);
         let next = [due, ended].into_iter().flatten().min().map(|d| now + d.max(step));
         self.age_at = match (self.age_at.filter(|at| *at > now), next) {
@@ -660,6 +690,12 @@ impl Leader {
             (_, next) => next,
         };
     }
+}
+
+/// A room's name: as it is held here, if the room exists.
+fn named(name: &str, replica: &Replica) -> Result<RoomId, v1::Refusal> {
+    let held = replica.rooms.name(name).cloned();
+    held.map_or_else(|| RoomId::new(name).map_err(|e| refusal(Reason::BadRequest, &e.to_string())), Ok)
 }
 
 /// Where a router's room continues; `None` if the router is further than this primary.

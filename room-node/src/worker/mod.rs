@@ -29,6 +29,9 @@ use crate::vitals::LastTick;
 /// Mails taken in one turn: what they cause is sent together, so a busy worker sends few large batches.
 const MAILS_A_TURN: usize = 256;
 
+/// Mails after which slots do what became possible: together they bring less than a slot may have uncommitted.
+const MAILS_TOGETHER: usize = 16;
+
 /// A worker comes round at least this often, so that its age in heartbeats says whether it hangs.
 const IDLE_TURN: Duration = Duration::from_millis(100);
 
@@ -99,8 +102,11 @@ impl Worker {
     }
 
     fn turn(&mut self, mails: &mut Vec<Mail>) {
-        for mail in mails.drain(..) {
+        for (n, mail) in (1..).zip(mails.drain(..)) {
             self.on_mail(mail);
+            if n % MAILS_TOGETHER == 0 {
+                self.shard.tick(moment(), &mut self.out);
+            }
         }
         self.shard.tick(moment(), &mut self.out);
         let told = self.outbound.send(&mut self.out, &self.counters, &mut self.meter);
@@ -167,8 +173,9 @@ impl Worker {
     }
 
     fn each(&mut self, events: impl IntoIterator<Item = Event>) {
+        let at = moment();
         for event in events {
-            self.shard.handle(moment(), event, &mut self.out);
+            self.shard.take(at, event, &mut self.out);
         }
     }
 }

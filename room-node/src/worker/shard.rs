@@ -85,6 +85,8 @@ pub struct Shard {
     placement: Option<Arc<Placement>>,
     contact: Option<Time>,
     slots: BTreeMap<SlotId, Held>,
+    /// Slots that have taken something since they were settled.
+    unsettled: Vec<SlotId>,
     /// When each slot wants its next tick.
     deadlines: BTreeSet<(Time, SlotId)>,
     /// Seats whose slot's code panicked. Its state is lost, and a seat that lost its state must never act again.
@@ -104,6 +106,8 @@ struct Held {
     slot: Slot,
     seat: Seat,
     deadline: Option<Time>,
+    /// It is among the unsettled.
+    unsettled: bool,
 }
 
 impl Shard {
@@ -121,6 +125,7 @@ impl Shard {
             placement: None,
             contact: None,
             slots: BTreeMap::new(),
+            unsettled: Vec::new(),
             deadlines: BTreeSet::new(),
             quarantined: BTreeMap::new(),
             links: BTreeMap::new(),
@@ -129,8 +134,14 @@ impl Shard {
         }
     }
 
-    /// Takes one event.
+    /// Takes one event and does what became possible.
     pub fn handle(&mut self, at: Moment, event: Event, out: &mut Vec<Output>) {
+        self.take(at, event, out);
+        self.settle(at, out);
+    }
+
+    /// Takes one event. After the last of a turn [`Self::tick`] is to follow.
+    pub fn take(&mut self, at: Moment, event: Event, out: &mut Vec<Output>) {
         match event {
             Event::Adopt { placement, contact } => self.adopt(at, placement, contact, out),
             Event::PeerUp(peer) => {
@@ -162,6 +173,24 @@ impl Shard {
             }
             Event::Router { link, slot, message } => self.on_router(at, link, slot, message, out),
         }
+    }
+
+    /// Lets every slot that has taken something do what became possible.
+    fn settle(&mut self, at: Moment, out: &mut Vec<Output>) {
+        let mut unsettled = std::mem::take(&mut self.unsettled);
+        for id in unsettled.drain(..) {
+            self.run(at, id, out, |slot, env, out| slot.settle(env, out));
+            let Some(held) = self.slots.get_mut(&id) else { continue };
+            held.unsettled = false;
+            let next = held.slot.next_deadline();
+            if next != held.deadline {
+                if let Some(old) = std::mem::replace(&mut held.deadline, next) {
+                    self.deadlines.remove(&(old, id));
+                }
+                self.deadlines.extend(next.map(|t| (t, id)));
+            }
+        }
+        self.unsettled = unsettled;
     }
 
     fn on_router(
@@ -203,12 +232,13 @@ impl Shard {
         Output::Router { link, message: v1::NodeMessage { kind: Some(NodeKind::Heartbeat(beat)) } }
     }
 
-    /// Ticks the slots that are due.
+    /// Ticks the slots that are due, and settles all that have taken something.
     pub fn tick(&mut self, at: Moment, out: &mut Vec<Output>) {
         let due: Vec<SlotId> = self.deadlines.iter().take_while(|(t, _)| *t <= at.now).map(|(_, s)| *s).collect();
         for slot in due {
             self.feed(at, slot, Input::Tick, out);
         }
+        self.settle(at, out);
     }
 
     /// When [`Shard::tick`] is due.
@@ -307,7 +337,7 @@ impl Shard {
                 presence_grace: settings.presence_grace,
                 rules: self.rules,
             });
-            self.slots.insert(id, Held { slot, seat, deadline: None });
+            self.slots.insert(id, Held { slot, seat, deadline: None, unsettled: false });
         } else {
             return;
         }
@@ -332,6 +362,22 @@ impl Shard {
     }
 
     fn feed(&mut self, at: Moment, id: SlotId, input: Input, out: &mut Vec<Output>) {
+        if let Some(held) = self.slots.get_mut(&id)
+            && !std::mem::replace(&mut held.unsettled, true)
+        {
+            self.unsettled.push(id);
+        }
+        self.run(at, id, out, |slot, env, out| slot.take(env, input, out));
+    }
+
+    /// Lets a slot act.
+    fn run(
+        &mut self,
+        at: Moment,
+        id: SlotId,
+        out: &mut Vec<Output>,
+        act: impl FnOnce(&mut Slot, &Env, &mut Vec<Output>),
+    ) {
         let (Some(held), Some(placement)) = (self.slots.get_mut(&id), &self.placement) else { return };
         let env = Env {
             now: at.now,
@@ -341,21 +387,10 @@ impl Shard {
             min_in_sync: placement.settings.min_in_sync,
         };
         let before = out.len();
-        match guarded(|| held.slot.handle(&env, input, out)) {
-            Ok(()) => {
-                let next = held.slot.next_deadline();
-                if next != held.deadline {
-                    if let Some(old) = std::mem::replace(&mut held.deadline, next) {
-                        self.deadlines.remove(&(old, id));
-                    }
-                    self.deadlines.extend(next.map(|t| (t, id)));
-                }
-            }
-            Err(panic) => {
-                // What it said in its last moment is not to be trusted.
-                out.truncate(before);
-                self.quarantine(id, &panic, out);
-            }
+        if let Err(panic) = guarded(|| act(&mut held.slot, &env, out)) {
+            // What it said in its last moment is not to be trusted.
+            out.truncate(before);
+            self.quarantine(id, &panic, out);
         }
     }
 

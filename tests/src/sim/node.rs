@@ -34,6 +34,8 @@ const READ_EVERY: Duration = Duration::from_millis(300);
 const LAPSE: Duration = Duration::from_millis(1500);
 /// What a slot said of a process that does not answer holds for this long.
 const UNANSWERED: Duration = Duration::from_secs(1);
+/// A busy worker's turn: what comes within it is done together.
+const TURN: Duration = Duration::from_millis(1);
 /// Between heartbeats.
 pub(super) const BEAT: Duration = Duration::from_millis(150);
 /// A stream on which nothing came for so long is given up.
@@ -90,6 +92,8 @@ pub(super) struct Node {
     unanswered: BTreeMap<Incarnation, Time>,
     due: Option<Time>,
     deadline: Option<Time>,
+    /// The worker's turn ends: what it took is done.
+    turn_ends: Option<Time>,
     attempts: u64,
     writing: Option<(u64, Time)>,
     read_at: Time,
@@ -127,6 +131,7 @@ impl Node {
             unanswered: BTreeMap::new(),
             due: None,
             deadline: None,
+            turn_ends: None,
             attempts: 0,
             writing: None,
             read_at: Time::default(),
@@ -170,7 +175,7 @@ impl Node {
         let dials = self.dial_at.values().min().copied();
         let write = self.writing.map(|(_, until)| until);
         let look = self.ears.as_ref().map(|ears| ears.look_at);
-        [shard, dials, write, look, self.due, self.deadline]
+        [shard, dials, write, look, self.due, self.deadline, self.turn_ends]
             .into_iter()
             .flatten()
             .chain([self.read_at, self.beat_at])
@@ -194,6 +199,7 @@ impl Node {
         if self.synced.is_none_or(|at| now.since(at) > LAPSE) && self.view.unbroken_since.take().is_some() {
             self.on_view(now);
         }
+        self.turn_ends = None;
         let Some(shard) = &mut self.shard else {
             self.beat_at = now + BEAT;
             return;
@@ -353,7 +359,8 @@ impl Node {
     fn feed(&mut self, now: Time, wall_ms: u64, event: Event, todo: &mut Vec<Do>) {
         let Some(shard) = &mut self.shard else { return };
         let mut out = Vec::new();
-        shard.handle(Moment { now, wall_ms }, event, &mut out);
+        shard.take(Moment { now, wall_ms }, event, &mut out);
+        self.turn_ends.get_or_insert(now + TURN);
         self.perform(now, out, todo);
     }
 
