@@ -93,8 +93,8 @@ pub(crate) fn needed(connections: usize) -> usize {
 }
 
 impl Loads {
-    /// Starts processes for so many connections.
-    pub(crate) fn start(connections: usize, dir: &Path) -> Self {
+    /// Starts processes for so many connections, and so many at least.
+    pub(crate) fn start(connections: usize, least: usize, dir: &Path) -> Self {
         let exe = std::env::current_exe().expect("path of this program");
         let start = |n: usize| {
             let log = dir.join(format!("load-{n}.log"));
@@ -103,11 +103,20 @@ impl Loads {
             let stdin = process.take_stdin().expect("piped");
             Load { process, stdin }
         };
-        Self { loads: (0..needed(connections)).map(start).collect() }
+        Self { loads: (0..needed(connections).max(least)).map(start).collect() }
     }
 
     /// Connects members to rooms, spread over the processes; gives how long it took.
     pub(crate) async fn connect(&mut self, server: &Server, rooms: usize, members: usize) -> Result<f64, String> {
+        self.crowd(server, rooms, members, AT_ONCE).await
+    }
+
+    /// As [`Self::connect`], all at the same moment.
+    pub(crate) async fn rush(&mut self, server: &Server, rooms: usize, members: usize) -> Result<f64, String> {
+        self.crowd(server, rooms, members, usize::MAX).await
+    }
+
+    async fn crowd(&mut self, server: &Server, rooms: usize, members: usize, at_once: usize) -> Result<f64, String> {
         let count = self.loads.len();
         for (n, load) in self.loads.iter_mut().enumerate() {
             let (first, next) = (rooms * n / count, rooms * (n + 1) / count);
@@ -122,7 +131,7 @@ impl Loads {
                 first_room: n * 10_000_000 + first,
                 rooms: next - first,
                 members,
-                at_once: AT_ONCE,
+                at_once,
                 source: n as u8 + 1,
             }));
         }
@@ -133,6 +142,25 @@ impl Loads {
     pub(crate) async fn subscribe(&mut self, more: usize) -> Result<f64, String> {
         self.tell(&Order::Subscribe { more });
         self.connected().await
+    }
+
+    /// Publishes in each of those rooms once; gives how long it took, and from publish to delivery in ns.
+    pub(crate) async fn say(&mut self) -> Result<(f64, Histogram), String> {
+        self.tell(&Order::Say);
+        let (mut longest, mut all) = (0.0_f64, Histogram::default());
+        for load in &mut self.loads {
+            match load.told("everything said", CONNECT).await {
+                Report::Said { due, came, seconds, latency, faults } => {
+                    if due != came || !faults.is_empty() {
+                        return Err(format!("{came} of {due} messages came: {}", faults.join("; ")));
+                    }
+                    longest = longest.max(seconds);
+                    all.add(&latency);
+                }
+                other => return Err(format!("unexpected {other:?}")),
+            }
+        }
+        Ok((longest, all))
     }
 
     async fn connected(&mut self) -> Result<f64, String> {

@@ -29,7 +29,7 @@ use measure::{Lengths, Measured, measure};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use peers::Peer;
 use report::{Line, Results};
-use rows::{GROWTH, Kind, ROWS, Row, SLICE, Who};
+use rows::{GROWTH, ROWS, Row, SLICE, Who};
 
 /// Others without which a table proves nothing.
 const ENOUGH: usize = 3;
@@ -146,9 +146,9 @@ async fn measure_row(row: &Row, args: &Args) -> std::io::Result<Vec<Line>> {
     for _ in 0..if args.quick { 1 } else { args.runs } {
         for &peer in peers.iter().filter(|p| row.who == Who::All || **p == Peer::Ours) {
             // The floor right before each, so that both meet the same weather.
-            let floor = match row.kind {
-                Kind::Connections { .. } => Ok(Measured::default()),
-                _ => measure(Peer::Floor, row, lengths, dir.path()).await,
+            let floor = match row.kind.delivers() {
+                true => measure(Peer::Floor, row, lengths, dir.path()).await,
+                false => Ok(Measured::default()),
             };
             results.add(row, peer, floor, measure(peer, row, lengths, dir.path()).await);
         }

@@ -1,6 +1,6 @@
 //! What was measured, over all runs, and its medians.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -53,6 +53,9 @@ pub(crate) struct Figures {
     pub(crate) kib: Option<f64>,
     /// CPU ms of one more subscribe.
     pub(crate) subscribe_ms: Option<f64>,
+    /// What else there is to say, by its name.
+    #[serde(default)]
+    pub(crate) others: BTreeMap<String, f64>,
 }
 
 /// The percentiles of latencies.
@@ -136,10 +139,12 @@ impl Figures {
             figures.kib = Some(connections.bytes / 1024.0);
             figures.subscribe_ms = connections.subscribe_ms;
         }
+        figures.others.clone_from(&measured.others);
         figures
     }
 
     fn median(of: &[Self]) -> Self {
+        let names: BTreeSet<&String> = of.iter().flat_map(|f| f.others.keys()).collect();
         let middle = |get: &dyn Fn(&Self) -> Option<f64>| median(of.iter().filter_map(get).collect());
         Self {
             times_floor: middle(&|f| f.times_floor),
@@ -156,6 +161,10 @@ impl Figures {
             edge_kib: middle(&|f| f.edge_kib),
             kib: middle(&|f| f.kib),
             subscribe_ms: middle(&|f| f.subscribe_ms),
+            others: names
+                .into_iter()
+                .filter_map(|n| Some((n.clone(), middle(&|f| f.others.get(n).copied())?)))
+                .collect(),
         }
     }
 }

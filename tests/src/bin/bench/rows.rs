@@ -24,6 +24,12 @@ pub(crate) struct Row {
     pub(crate) routers: usize,
     /// Copies of ours.
     pub(crate) replication: u32,
+    /// Slots of ours.
+    pub(crate) slots: u32,
+    /// More flags of our nodes.
+    pub(crate) flags: &'static [&'static str],
+    /// Load processes, at least.
+    pub(crate) loads: usize,
     /// Who takes part.
     pub(crate) who: Who,
 }
@@ -46,11 +52,27 @@ pub(crate) enum Kind {
     Rate { payload: usize, rate: f64 },
     /// Members come, stay, and subscribe to so many more rooms.
     Connections { more: usize },
+    /// All members lose their connection and come back at the same moment.
+    Rush,
+    /// Members come, each makes so many rooms of its own, and a node dies.
+    Rooms { each: usize },
+    /// The same rooms, with a message in each, when everybody has left.
+    EmptyRooms { each: usize },
+    /// So many more slots, with nothing in them.
+    Slots { more: u32 },
+}
+
+impl Kind {
+    /// Deliveries are what is measured: the floor has a part in it.
+    pub(crate) fn delivers(self) -> bool {
+        matches!(self, Self::Saturated { .. } | Self::Rate { .. })
+    }
 }
 
 impl Row {
     const fn new(name: &'static str, title: &'static str, rooms: usize, members: usize, kind: Kind) -> Self {
-        Self { name, title, rooms, members, kind, nodes: 3, routers: 1, replication: 2, who: Who::All }
+        let (nodes, routers, replication, slots, flags, loads) = (3, 1, 2, 1024, &[], 1);
+        Self { name, title, rooms, members, kind, nodes, routers, replication, slots, flags, loads, who: Who::All }
     }
 
     const fn ours(self) -> Self {
@@ -69,6 +91,14 @@ impl Row {
         Self { replication: 1, ..self }
     }
 
+    const fn loads(self, loads: usize) -> Self {
+        Self { loads, ..self }
+    }
+
+    const fn flags(self, flags: &'static [&'static str]) -> Self {
+        Self { flags, ..self }
+    }
+
     /// Its connections.
     pub(crate) fn connections(&self) -> usize {
         self.rooms * self.members
@@ -76,8 +106,8 @@ impl Row {
 
     /// How servers are to be set up for it.
     pub(crate) fn setup(&self) -> Setup {
-        let Self { nodes, routers, replication, .. } = *self;
-        Setup { connections: self.connections(), nodes, routers, replication }
+        let Self { nodes, routers, replication, slots, flags, .. } = *self;
+        Setup { connections: self.connections(), nodes, routers, replication, slots, flags }
     }
 }
 
@@ -103,13 +133,21 @@ pub(crate) const ROWS: &[Row] = &[
     Row::new("connections", "10,000 in rooms of 10", 1_000, 10, Kind::Connections { more: 5 }),
     Row::new("idle-19900", "19,900 in rooms of 10", 1_990, 10, Kind::Connections { more: 0 }),
     Row::new("idle-100000", "100,000 in rooms of 10", 10_000, 10, Kind::Connections { more: 0 }).ours().routers(6),
+    Row::new("rush", "19,900 come back at once", 1_990, 10, Kind::Rush).loads(4),
 ];
 
 /// A few clients, to see that it works at all.
 pub(crate) const SLICE: &[Row] = &[
     Row::new("few-deliveries", "3 x 5", 3, 5, Kind::Saturated { payload: 128, backlog: 64 }),
     Row::new("few-connections", "20 in rooms of 5", 4, 5, Kind::Connections { more: 2 }),
+    Row::new("few-rush", "20 come back at once", 4, 5, Kind::Rush).loads(2),
+    Row::new("few-rooms", "40 rooms, a node dies", 10, 1, Kind::Rooms { each: 4 }).ours(),
+    Row::new("few-empty-rooms", "40 empty rooms", 10, 1, Kind::EmptyRooms { each: 4 }).ours().flags(SHORT_LOG),
+    Row::new("few-slots", "64 more slots", 0, 0, Kind::Slots { more: 64 }).ours(),
 ];
+
+/// Rooms are measured, not the log that replays their last minute.
+const SHORT_LOG: &[&str] = &["--replay-age=1s"];
 
 /// How the cost grows. Ours alone.
 pub(crate) const GROWTH: &[Row] = &[
@@ -126,4 +164,8 @@ pub(crate) const GROWTH: &[Row] = &[
     Row::new("nodes-2", "100 x 100, 2 nodes", 100, 100, saturated(128)).ours().nodes(2),
     Row::new("nodes-3", "100 x 100, 3 nodes", 100, 100, saturated(128)).ours().nodes(3),
     Row::new("nodes-6", "100 x 100, 6 nodes", 100, 100, saturated(128)).ours().nodes(6),
+    Row::new("made-10000", "10,000 rooms, a node dies", 1_000, 1, Kind::Rooms { each: 10 }).ours(),
+    Row::new("made-100000", "100,000 rooms, a node dies", 1_000, 1, Kind::Rooms { each: 100 }).ours(),
+    Row::new("empty-rooms", "100,000 empty rooms", 1_000, 1, Kind::EmptyRooms { each: 100 }).ours().flags(SHORT_LOG),
+    Row::new("empty-slots", "15,360 more slots", 0, 0, Kind::Slots { more: 15_360 }).ours(),
 ];

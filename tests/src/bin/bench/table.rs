@@ -59,13 +59,25 @@ pub(crate) fn markdown(lines: &[Line]) -> String {
 
 /// The kinds of lines one after the other, each kind with what went wrong under it.
 fn each(lines: &[Line], show: impl Fn(&[Column], &[&Line]) -> String) -> String {
+    let (others, lines_of_columns): (Vec<&Line>, Vec<&Line>) =
+        lines.iter().filter(|l| l.runs > 0).partition(|l| !l.median.others.is_empty());
     let (connections, deliveries): (Vec<&Line>, Vec<&Line>) =
-        lines.iter().filter(|l| l.runs > 0).partition(|l| l.median.connects.is_some());
+        lines_of_columns.into_iter().partition(|l| l.median.connects.is_some());
     let mut parts = Vec::new();
     for (columns, lines) in [(DELIVERIES, deliveries), (CONNECTIONS, connections)] {
         if !lines.is_empty() {
             parts.push(show(columns, &lines));
         }
+    }
+    let others: Vec<String> = others
+        .iter()
+        .flat_map(|l| {
+            let figures = l.median.others.iter();
+            figures.map(|(name, figure)| format!("- {}, {}: {} {name}\n", l.title, l.peer, digits(*figure)))
+        })
+        .collect();
+    if !others.is_empty() {
+        parts.push(others.concat());
     }
     let faults: Vec<String> = lines
         .iter()
@@ -87,6 +99,15 @@ fn cells(columns: &[Column], lines: &[&Line]) -> Vec<Vec<String>> {
         rows.push([line.title.to_owned(), peer].into_iter().chain(figures).collect());
     }
     rows
+}
+
+/// Three of them, as a rule.
+fn digits(figure: f64) -> String {
+    match figure.abs() {
+        100.0.. => format!("{figure:.0}"),
+        1.0.. => format!("{figure:.2}"),
+        _ => format!("{figure:.3}"),
+    }
 }
 
 fn number(value: Option<f64>, digits: usize) -> String {

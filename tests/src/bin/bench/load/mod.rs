@@ -22,6 +22,8 @@ use mio::{Events, Interest, Poll, Token, Waker};
 use order::{Crowd, Order, Report};
 use pacer::Pacer;
 
+use crate::histogram::Histogram;
+
 /// Read at once: more than one connection ever has waiting, so that a short read tells that the socket is empty.
 const BUFFER: usize = 1 << 20;
 /// Connections that share a source address; each has a port of its own there.
@@ -33,12 +35,27 @@ const EXTRA: Duration = Duration::from_millis(100);
 /// Faults that are told; of the rest only the number.
 const TOLD: usize = 3;
 
+/// Deliveries under way while something is said in every room.
+const SAYING: u64 = 2_000;
+/// Time that this may take.
+const SAID: Duration = Duration::from_secs(60);
+
 /// Numbers of publishes begin above those of all subscribes.
 const PUBLISHES: u64 = 1_000_000;
 
 const ORDERS: Token = Token(usize::MAX - 1);
 const TIMER: Token = Token(usize::MAX - 2);
 const CONTROL: Token = Token(usize::MAX - 3);
+
+/// Something is being said in every room.
+#[derive(Debug, Clone, Copy)]
+struct Saying {
+    since: Instant,
+    /// The next connection that says something.
+    speaker: usize,
+    /// Deliveries before.
+    before: u64,
+}
 
 struct Load {
     poll: Poll,
@@ -53,6 +70,11 @@ struct Load {
     clock: Instant,
     /// When connecting or subscribing began, and how many have not answered.
     joining: Option<(Instant, usize)>,
+    /// More rooms of each connection, and the number of the first of all of them.
+    more: (usize, usize),
+    /// The next connection that subscribes to them.
+    subscriber: Option<usize>,
+    saying: Option<Saying>,
     stopping: Option<Instant>,
     faults: Vec<String>,
     fault_count: usize,
@@ -95,6 +117,9 @@ pub(crate) fn run() -> std::io::Result<()> {
         marked: (0, 0),
         clock: Instant::now(),
         joining: None,
+        more: (0, 0),
+        subscriber: None,
+        saying: None,
         stopping: None,
         faults: Vec::new(),
         fault_count: 0,
@@ -115,7 +140,7 @@ impl Load {
         let mut events = Events::with_capacity(1024);
         let mut buffer = vec![0; BUFFER];
         loop {
-            let wait = self.stopping.map(|_| Duration::from_millis(10));
+            let wait = (self.stopping.is_some() || self.saying.is_some()).then_some(Duration::from_millis(10));
             match self.poll.poll(&mut events, wait) {
                 Err(e) if e.kind() == std::io::ErrorKind::Interrupted => continue,
                 polled => polled?,
@@ -135,6 +160,7 @@ impl Load {
                 }
             }
             self.publish();
+            self.say();
             self.on_time();
         }
     }
@@ -162,6 +188,10 @@ impl Load {
                 self.stopping = Some(Instant::now());
             }
             Order::Subscribe { more } => self.subscribe(more),
+            Order::Say => {
+                self.saying = Some(Saying { since: Instant::now(), speaker: 0, before: self.tally.came });
+                self.tally.latency = Histogram::default();
+            }
             Order::Close => {
                 self.conns.clear();
                 self.control = None;
@@ -178,6 +208,7 @@ impl Load {
         self.faults.clear();
         self.fault_count = 0;
         self.fresh_room = crowd.first_room + crowd.rooms;
+        (self.more, self.subscriber, self.saying) = ((0, 0), None, None);
         self.crowd = crowd;
         let total = self.crowd.rooms * self.crowd.members;
         self.joining = Some((Instant::now(), total));
@@ -250,7 +281,9 @@ impl Load {
         *left -= 1;
         if *left == 0 {
             tell(&Report::Connected { seconds: since.elapsed().as_secs_f64() });
-            self.joining = None;
+            (self.joining, self.subscriber) = (None, None);
+        } else if self.subscriber.is_some() {
+            self.subscribe_next();
         } else {
             self.open_next();
         }
@@ -267,20 +300,63 @@ impl Load {
 
     fn subscribe(&mut self, more: usize) {
         self.joining = Some((Instant::now(), self.conns.len()));
-        let first = self.fresh_room;
+        self.more = (more, self.fresh_room);
         self.fresh_room += self.crowd.rooms * more;
-        for number in 0..self.conns.len() {
+        self.subscriber = Some(0);
+        for _ in 0..self.crowd.at_once.min(self.conns.len()) {
+            self.subscribe_next();
+        }
+    }
+
+    /// The rooms beside its own of a connection.
+    fn more_rooms(&self, number: usize) -> std::ops::Range<usize> {
+        let (more, first) = self.more;
+        let first = first + number / self.crowd.members * more;
+        first..first + more
+    }
+
+    fn subscribe_next(&mut self) {
+        let Some(number) = self.subscriber.filter(|number| *number < self.conns.len()) else { return };
+        self.subscriber = Some(number + 1);
+        self.scratch.clear();
+        for (n, room) in self.more_rooms(number).enumerate() {
+            if !self.crowd.dialect.subscribe(room, FIRST_ID + 1 + n as u64, &mut self.scratch) {
+                return tell(&Report::Failed("one room a connection".to_owned()));
+            }
+        }
+        self.conns[number].joining = self.more.0;
+        if let Err(why) = self.conns[number].send(&self.scratch) {
+            self.fault(why);
+        }
+    }
+
+    /// Publishes in the rooms that every connection has beside its own, as fast as it comes back.
+    fn say(&mut self) {
+        let Some(Saying { since, speaker, before }) = self.saying else { return };
+        let (mut speaker, came) = (speaker, self.tally.came - before);
+        let each = (self.more.0 * self.crowd.members) as u64;
+        while speaker < self.conns.len() && (speaker as u64 * each).saturating_sub(came) < SAYING {
             self.scratch.clear();
-            for n in 0..more {
-                let room = first + number / self.crowd.members * more + n;
-                if !self.crowd.dialect.subscribe(room, FIRST_ID + 1 + n as u64, &mut self.scratch) {
-                    return tell(&Report::Failed("one room a connection".to_owned()));
-                }
+            let now = self.clock.elapsed().as_nanos();
+            let payload = format!("{{\"t\":\"{}{now:016x}\"}}", char::from(conn::MARKER));
+            for (n, room) in self.more_rooms(speaker).enumerate() {
+                self.crowd.dialect.publish(room, PUBLISHES + n as u64, payload.as_bytes(), &mut self.scratch);
             }
-            self.conns[number].joining = more;
-            if let Err(why) = self.conns[number].send(&self.scratch) {
-                self.fault(why);
+            if let Err(why) = self.conns[speaker].send(&self.scratch) {
+                self.fault(format!("connection {speaker}: {why}"));
             }
+            speaker += 1;
+        }
+        self.saying = Some(Saying { since, speaker, before });
+        let due = self.conns.len() as u64 * each;
+        if came >= due || since.elapsed() >= SAID {
+            self.saying = None;
+            let mut faults = std::mem::take(&mut self.faults);
+            if self.fault_count > faults.len() {
+                faults.push(format!("{} faults in all", self.fault_count));
+            }
+            let latency = std::mem::take(&mut self.tally.latency);
+            tell(&Report::Said { due, came, seconds: since.elapsed().as_secs_f64(), latency, faults });
         }
     }
 

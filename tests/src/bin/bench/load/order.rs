@@ -29,6 +29,8 @@ pub(crate) enum Order {
         /// Rooms for each connection; as many share them as share its own.
         more: usize,
     },
+    /// Publish one message in each of those rooms. Answered by [`Report::Said`].
+    Say,
     /// End all connections. Answered by [`Report::Closed`].
     Close,
 }
@@ -92,6 +94,19 @@ pub(crate) enum Report {
         faults: Vec<String>,
         /// How late the latest publish at a given rate was, in ns.
         late: u64,
+    },
+    /// Every such message came back, or not in time.
+    Said {
+        /// Messages.
+        due: u64,
+        /// Those that came back, to their publisher alone if nobody else is in the room.
+        came: u64,
+        /// From the first publish to the last delivery.
+        seconds: f64,
+        /// From publish to delivery, in ns, of some of them.
+        latency: Histogram,
+        /// What went wrong.
+        faults: Vec<String>,
     },
     /// No connection is open.
     Closed,

@@ -56,6 +56,10 @@ pub(crate) struct Setup {
     pub(crate) routers: usize,
     /// Copies, of ours.
     pub(crate) replication: u32,
+    /// Slots, of ours.
+    pub(crate) slots: u32,
+    /// More flags of nodes, of ours.
+    pub(crate) flags: &'static [&'static str],
 }
 
 /// What a process of a server is.

@@ -10,8 +10,9 @@ pub(super) async fn start(setup: Setup) -> Result<Server, String> {
         weight: Weight::Heavy,
         nodes: setup.nodes,
         routers: setup.routers,
-        slots: 1024,
+        slots: setup.slots,
         replication: setup.replication,
+        node_flags: setup.flags.to_vec(),
         fence_after: "60s",
         lease_ttl: "10s",
         ..Options::default()
