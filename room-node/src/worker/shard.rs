@@ -301,6 +301,8 @@ impl Shard {
         if !news {
             return;
         }
+        // A primary that this placement made serves as soon as it can: what was early does not come too early again.
+        self.settle(at, out);
         for (slot, early) in std::mem::take(&mut self.early) {
             for (link, message) in early {
                 self.on_router(at, link, slot, message, out);
