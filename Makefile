@@ -10,7 +10,7 @@ ARGS :=
 # protoc has its standard types from libprotobuf-dev.
 BUILD_PACKAGES := cc:build-essential protoc:protobuf-compiler /usr/include/google/protobuf/descriptor.proto:libprotobuf-dev
 TEST_PACKAGES = /usr/bin/etcd:etcd-server node:nodejs npm:npm chromium:chromium go:golang-go \
-	/usr/sbin/keepalived:keepalived /usr/sbin/ip:iproute2 curl:curl /usr/bin/promtool:prometheus \
+	/usr/sbin/keepalived:keepalived /usr/sbin/ip:iproute2 curl:curl /usr/bin/promtool:prometheus /usr/bin/redis-server:redis-server \
 	/usr/lib/python3*/ensurepip:python3-venv
 # nginx's modules lie where Debian puts them; so do the paths in tests/src/bin/bench/peers.
 BENCH_PACKAGES = /usr/bin/etcd:etcd-server /usr/sbin/nats-server:nats-server /usr/bin/redis-server:redis-server \

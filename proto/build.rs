@@ -23,7 +23,7 @@ const COMPARED: [&str; 17] = [
 ];
 
 fn main() -> std::io::Result<()> {
-    let files = ["registry", "common", "link", "peer", "admin", "watch"];
+    let files = ["registry", "common", "link", "peer", "admin", "watch", "edge"];
     let files = files.map(|f| format!("proto/roomring/v1/{f}.proto"));
     let descriptors =
         std::path::PathBuf::from(std::env::var("OUT_DIR").expect("cargo sets OUT_DIR")).join("roomring.bin");

@@ -6,6 +6,7 @@
 pub mod clock;
 pub mod coordinator;
 pub mod daemon;
+pub mod denials;
 pub mod detector;
 pub mod embedded_etcd;
 mod entries;

@@ -77,6 +77,8 @@ closes! {
     FORCE_RECONNECT = 3011 "force reconnect";
     /// No pong in time: reconnect.
     NO_PONG = 3012 "no pong";
+    /// Too fast, and it does not heed that it was told: reconnect later.
+    TOO_MANY_REQUESTS = 3013 "too many requests";
     /// A token that never was good, or is another's.
     INVALID_TOKEN = 3500 "invalid token";
     /// A frame that breaks the protocol.
@@ -91,6 +93,8 @@ closes! {
     CHANNEL_LIMIT = 3505 "channel limit";
     /// JSON asked for, but a payload is not JSON.
     INAPPROPRIATE_PROTOCOL = 3506 "inappropriate protocol";
+    /// The user may not connect here.
+    PERMISSION_DENIED = 3507 "permission denied";
     /// `send` is not enabled here.
     NOT_AVAILABLE = 3508 "not available";
     /// Unsubscribed by the server, for good.

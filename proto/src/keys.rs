@@ -6,12 +6,13 @@ use crate::NodeId;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Keys {
     prefix: String,
+    denials: String,
 }
 
 impl Keys {
     /// Keys of the cluster `cluster`, whose name follows the rules of [`NodeId`].
     pub fn new(cluster: &NodeId) -> Self {
-        Self { prefix: format!("/roomring/{cluster}/") }
+        Self { prefix: format!("/roomring/{cluster}/"), denials: format!("/roomring/{cluster}:denials/") }
     }
 
     /// What every key of the cluster begins with.
@@ -42,6 +43,11 @@ impl Keys {
     /// What operators and the rebalancer want: [`crate::v1::Intents`].
     pub fn intents(&self) -> String {
         format!("{}intents", self.prefix)
+    }
+
+    /// What every [`crate::v1::Denial`] begins with. Not under [`Self::prefix`], whose keys every process compares all the time.
+    pub fn denials(&self) -> &str {
+        &self.denials
     }
 
     /// Where every slot is: [`crate::v1::Placement`].

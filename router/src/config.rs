@@ -2,14 +2,19 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use ipnet::IpNet;
 use roomring_control::daemon::config::Settings;
 use roomring_control::daemon::telemetry::LogFormat;
 use roomring_control::daemon::{ByteSize, Invalid, Span};
 use roomring_proto::{NodeId, limits};
 use serde::{Deserialize, Serialize};
 
-use crate::auth::{Auth, Hmac};
+use crate::api::ApiKeys;
+use crate::auth::{Auth, ConnectCall, Jwks, Outside, SessionCookie, Tokens};
+use crate::http::{Files, Tls};
+use crate::limits::Rate;
 use crate::namespaces::{Namespaces, Options};
 
 /// Command line of `roomring-router`.
@@ -28,6 +33,15 @@ pub struct Flags {
     /// Where clients connect [default: 127.0.0.1:8000]
     #[arg(long, env = "ROOMRING_HTTP", value_name = "HOST:PORT")]
     http: Option<String>,
+    /// Where clients connect within TLS, beside http [default: nowhere]
+    #[arg(long, env = "ROOMRING_HTTPS", value_name = "HOST:PORT")]
+    https: Option<String>,
+    /// File with the certificate and its chain, in PEM; looked at every few seconds
+    #[arg(long, env = "ROOMRING_TLS_CERTIFICATE_FILE", value_name = "PATH")]
+    tls_certificate_file: Option<PathBuf>,
+    /// File with the certificate's key, in PEM
+    #[arg(long, env = "ROOMRING_TLS_KEY_FILE", value_name = "PATH")]
+    tls_key_file: Option<PathBuf>,
     /// Where roomctl and other processes connect [default: 127.0.0.1:0]
     #[arg(long, env = "ROOMRING_GRPC", value_name = "HOST:PORT")]
     grpc: Option<String>,
@@ -46,24 +60,63 @@ pub struct Flags {
     /// File with the secret that clients' tokens are signed with, HS256, HS384 or HS512
     #[arg(long, env = "ROOMRING_TOKEN_SECRET_FILE", value_name = "PATH")]
     token_secret_file: Option<PathBuf>,
+    /// Files with the public keys of clients' tokens, RSA or EC, in PEM
+    #[arg(long, env = "ROOMRING_TOKEN_KEY_FILES", value_delimiter = ',', value_name = "PATH")]
+    token_key_files: Option<Vec<PathBuf>>,
+    /// Where the public keys of clients' tokens are to be had (JWKS)
+    #[arg(long, env = "ROOMRING_TOKEN_JWKS", value_name = "URL")]
+    token_jwks: Option<String>,
     /// What tokens must have in `iss` [default: not looked at]
     #[arg(long, env = "ROOMRING_TOKEN_ISSUER", value_name = "TEXT")]
     token_issuer: Option<String>,
     /// What tokens must have in `aud` [default: not looked at]
     #[arg(long, env = "ROOMRING_TOKEN_AUDIENCE", value_name = "TEXT")]
     token_audience: Option<String>,
-    /// Clients may connect without a token, as nobody [default: false]
+    /// Clients that nothing tells apart may connect, as nobody [default: false]
     #[arg(long, env = "ROOMRING_ANONYMOUS", value_name = "BOOL")]
     anonymous: Option<bool>,
-    /// Clients without a token are who they say they are [default: true without token_secret_file]
+    /// Clients that nothing else tells apart are who they say they are: for trying things out [default: false]
     #[arg(long, env = "ROOMRING_INSECURE_NAMES", value_name = "BOOL")]
     insecure_names: Option<bool>,
+    /// File with the keys of the business server's API, one a line; or ROOMRING_API_KEY has one [default: the API is off]
+    #[arg(long, env = "ROOMRING_API_KEY_FILE", value_name = "PATH")]
+    api_key_file: Option<PathBuf>,
     /// A publish that no primary took by then is refused, and every other command is answered by then [default: 4s]
     #[arg(long, env = "ROOMRING_PUBLISH_DEADLINE")]
     publish_deadline: Option<Span>,
     /// Most rooms a client may be in [default: 128]
     #[arg(long, env = "ROOMRING_ROOMS_PER_CONNECTION")]
     rooms_per_connection: Option<u32>,
+    /// Most connections from an IPv4 address or an IPv6 /64; 0 = any number [default: 0]
+    #[arg(long, env = "ROOMRING_CONNECTIONS_PER_ADDRESS")]
+    connections_per_address: Option<u32>,
+    /// Most connections of a user at this router; 0 = any number [default: 0]
+    #[arg(long, env = "ROOMRING_CONNECTIONS_PER_USER")]
+    connections_per_user: Option<u32>,
+    /// Connections accepted in a second, such as 500 or 500/2000 (2000 at once after a rest) [default: as many as come]
+    #[arg(long, env = "ROOMRING_ACCEPT_RATE", value_name = "RATE")]
+    accept_rate: Option<Rate>,
+    /// Commands of a connection in a second, such as 50/200 [default: as many as come]
+    #[arg(long, env = "ROOMRING_COMMANDS_PER_CONNECTION", value_name = "RATE")]
+    commands_per_connection: Option<Rate>,
+    /// Commands in a second of all of a user's connections at this router [default: as many as come]
+    #[arg(long, env = "ROOMRING_COMMANDS_PER_USER", value_name = "RATE")]
+    commands_per_user: Option<Rate>,
+    /// Publishes to a room in a second, through this router [default: as many as come]
+    #[arg(long, env = "ROOMRING_PUBLISHES_PER_ROOM", value_name = "RATE")]
+    publishes_per_room: Option<Rate>,
+    /// A router that uses more takes nothing new [default: 80 % of what the machine or container has]
+    #[arg(long, env = "ROOMRING_MEMORY_LIMIT")]
+    memory_limit: Option<ByteSize>,
+    /// Pages that browsers may connect from, such as https://example.com, beside those of the same host; * = all
+    #[arg(long, env = "ROOMRING_ALLOWED_ORIGINS", value_delimiter = ',', value_name = "ORIGIN")]
+    allowed_origins: Option<Vec<String>>,
+    /// Proxies whose X-Forwarded-For is believed, such as 10.0.0.0/8
+    #[arg(long, env = "ROOMRING_TRUSTED_PROXIES", value_delimiter = ',', value_name = "NETWORK")]
+    trusted_proxies: Option<Vec<IpNet>>,
+    /// They put a PROXY header in front of each connection [default: false]
+    #[arg(long, env = "ROOMRING_PROXY_PROTOCOL", value_name = "BOOL")]
+    proxy_protocol: Option<bool>,
     /// A client with more than this waiting to be sent is cut off as slow [default: 1MiB]
     #[arg(long, env = "ROOMRING_CLIENT_QUEUE_BYTES")]
     client_queue_bytes: Option<ByteSize>,
@@ -114,6 +167,12 @@ pub struct Config {
     /// Where clients connect, host:port.
     #[serde(default = "http")]
     pub http: String,
+    /// Where clients connect within TLS, host:port; `None` = nowhere.
+    pub https: Option<String>,
+    /// Where the certificate is.
+    pub tls_certificate_file: Option<PathBuf>,
+    /// Where its key is.
+    pub tls_key_file: Option<PathBuf>,
     /// Where the gRPC server listens, host:port.
     #[serde(default = "grpc")]
     pub grpc: String,
@@ -129,15 +188,27 @@ pub struct Config {
     pub page: bool,
     /// Where the secret of clients' tokens is; `None` = tokens are not looked at.
     pub token_secret_file: Option<PathBuf>,
+    /// Where the public keys of clients' tokens are.
+    #[serde(default)]
+    pub token_key_files: Vec<PathBuf>,
+    /// Where the public keys of clients' tokens are to be had.
+    pub token_jwks: Option<String>,
+    /// Clients are told apart by a session of the business server. In a file only.
+    pub session_cookie: Option<SessionCookie>,
+    /// The business server is asked who a client is. In a file only.
+    pub connect: Option<ConnectCall>,
     /// What tokens must have in `iss`.
     pub token_issuer: Option<String>,
     /// What tokens must have in `aud`.
     pub token_audience: Option<String>,
-    /// Clients may connect without a token, as nobody.
+    /// Clients that nothing tells apart may connect, as nobody.
     #[serde(default)]
     pub anonymous: bool,
-    /// Clients without a token are who they say they are; `None` = if there are no tokens.
-    pub insecure_names: Option<bool>,
+    /// Clients that nothing else tells apart are who they say they are.
+    #[serde(default)]
+    pub insecure_names: bool,
+    /// Where the keys of the business server's API are; `None` = in the environment, or there are none.
+    pub api_key_file: Option<PathBuf>,
     /// Options of rooms outside of any namespace. In a file only.
     #[serde(default)]
     pub rooms: Options,
@@ -150,6 +221,31 @@ pub struct Config {
     /// Most rooms a client may be in; the reference server's limit.
     #[serde(default = "rooms_per_connection")]
     pub rooms_per_connection: u32,
+    /// Most connections from an address; 0 = any number.
+    #[serde(default)]
+    pub connections_per_address: u32,
+    /// Most connections of a user; 0 = any number.
+    #[serde(default)]
+    pub connections_per_user: u32,
+    /// How often a connection is accepted.
+    pub accept_rate: Option<Rate>,
+    /// How often a connection may command something.
+    pub commands_per_connection: Option<Rate>,
+    /// How often a user may.
+    pub commands_per_user: Option<Rate>,
+    /// How often a room may be published to.
+    pub publishes_per_room: Option<Rate>,
+    /// Memory past which nothing new is taken.
+    pub memory_limit: Option<ByteSize>,
+    /// Pages that browsers may connect from.
+    #[serde(default)]
+    pub allowed_origins: Vec<String>,
+    /// Proxies that are believed.
+    #[serde(default)]
+    pub trusted_proxies: Vec<IpNet>,
+    /// They put a PROXY header in front.
+    #[serde(default)]
+    pub proxy_protocol: bool,
     /// Bound of a client's queue; the reference server's limit.
     #[serde(default = "client_queue_bytes")]
     pub client_queue_bytes: ByteSize,
@@ -184,6 +280,9 @@ pub struct Config {
     pub log_format: LogFormat,
 }
 
+/// The variable that may hold a key of the API.
+const API_KEY: &str = "ROOMRING_API_KEY";
+
 /// Shortest ping interval: it is announced in whole seconds.
 const SHORTEST_PING: Span = Span::secs(1);
 /// Least that fits a message with its envelope.
@@ -209,6 +308,11 @@ impl Settings for Config {
         host_port("http", &self.http)?;
         host_port("grpc", &self.grpc)?;
         host_port("admin", &self.admin)?;
+        if let Some(https) = &self.https {
+            host_port("https", https)?;
+            rule(self.tls_certificate_file.is_some(), "tls_certificate_file", "is needed by https")?;
+            rule(self.tls_key_file.is_some(), "tls_key_file", "is needed by https")?;
+        }
         if let Some(advertise) = &self.advertise {
             host_port("advertise", advertise)?;
         }
@@ -216,9 +320,18 @@ impl Settings for Config {
             host_port("watch_listen", listen)?;
         }
         self.namespaces().check()?;
+        self.session_cookie.iter().try_for_each(SessionCookie::check)?;
+        self.connect.iter().try_for_each(ConnectCall::check)?;
         positive(self.publish_deadline, "publish_deadline")?;
         let rooms = self.rooms_per_connection;
         rule((1..=MOST_ROOMS).contains(&rooms), "rooms_per_connection", &format!("must be 1 to {MOST_ROOMS}"))?;
+        let believed = !self.proxy_protocol || !self.trusted_proxies.is_empty();
+        rule(believed, "proxy_protocol", "needs trusted_proxies: anybody else could say anything")?;
+        rule(self.memory_limit != Some(ByteSize(0)), "memory_limit", "must be over 0")?;
+        for origin in &self.allowed_origins {
+            let known = origin == "*" || origin.contains("://");
+            rule(known, "allowed_origins", &format!("expected an origin such as https://example.com, not {origin:?}"))?;
+        }
         let message = self.max_message_bytes;
         let fits = (LEAST_MESSAGE..=MOST_MESSAGE).contains(&message.0);
         rule(fits, "max_message_bytes", &format!("must be {LEAST_MESSAGE} to {MOST_MESSAGE}"))?;
@@ -242,25 +355,74 @@ impl Config {
         Namespaces::new(self.rooms.clone(), self.namespaces.clone())
     }
 
-    /// How clients are told apart, with the secret of [`Self::token_secret_file`].
+    /// How clients are told apart, with the keys in [`Self::token_secret_file`] and [`Self::token_key_files`].
     ///
     /// # Errors
-    /// If the secret can't be used.
+    /// A setting that can't be used.
     pub fn auth(&self) -> Result<Auth, Invalid> {
         let bad =
-            |path: &Path, problem: String| Invalid::new("token_secret_file", format!("{}: {problem}", path.display()));
-        let tokens = match &self.token_secret_file {
-            Some(path) => {
-                let secret = std::fs::read(path).map_err(|e| bad(path, e.to_string()))?;
-                let (issuer, audience) = (self.token_issuer.clone(), self.token_audience.clone());
-                // Editors and `echo` end files with a newline.
-                let tokens = Hmac::new(secret.trim_ascii_end(), issuer, audience);
-                Some(tokens.map_err(|e| bad(path, e.to_string()))?)
+            |field: &str, path: &Path, problem: String| Invalid::new(field, format!("{}: {problem}", path.display()));
+        let mut tokens = Tokens::new(self.token_issuer.clone(), self.token_audience.clone());
+        if let Some(path) = &self.token_secret_file {
+            let bad = |problem| bad("token_secret_file", path, problem);
+            let secret = std::fs::read(path).map_err(|e| bad(e.to_string()))?;
+            // Editors and `echo` end files with a newline.
+            tokens = tokens.with_secret(secret.trim_ascii_end()).map_err(|e| bad(e.to_string()))?;
+        }
+        for path in &self.token_key_files {
+            let bad = |problem| bad("token_key_files", path, problem);
+            let pem = std::fs::read_to_string(path).map_err(|e| bad(e.to_string()))?;
+            tokens = tokens.with_pem(&pem).map_err(|e| bad(e.to_string()))?;
+        }
+        // Answers come from one address; a redirect elsewhere would be somebody else's.
+        let client = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build();
+        let client = client.map_err(|e| Invalid::new("connect", format!("no HTTP client can be had: {e}")))?;
+        if let Some(url) = &self.token_jwks {
+            if !url.starts_with("http://") && !url.starts_with("https://") {
+                return Err(Invalid::new("token_jwks", "expected a URL such as https://example.com/jwks.json"));
             }
-            None => None,
+            tokens = tokens.with_jwks(Arc::new(Jwks::new(url.clone(), client.clone())));
+        }
+        let used = self.token_secret_file.is_some() || !self.token_key_files.is_empty() || self.token_jwks.is_some();
+        let outside = match (&self.session_cookie, &self.connect) {
+            (None, None) => None,
+            (cookie, connect) => Some(Arc::new(Outside::new(cookie.as_ref(), connect.as_ref(), &client)?)),
         };
-        let insecure_names = self.insecure_names.unwrap_or(tokens.is_none());
-        Ok(Auth { tokens, anonymous: self.anonymous, insecure_names })
+        let (anonymous, insecure_names) = (self.anonymous, self.insecure_names);
+        if !used && outside.is_none() && !anonymous && !insecure_names {
+            tracing::warn!("nobody can connect: nothing is configured that tells clients apart, see docs/auth.md");
+        }
+        Ok(Auth { tokens: used.then_some(tokens), outside, anonymous, insecure_names })
+    }
+
+    /// TLS for clients, if there is any.
+    ///
+    /// # Errors
+    /// If the certificate or its key can't be used.
+    pub fn tls(&self) -> Result<Option<Tls>, Invalid> {
+        match (&self.https, &self.tls_certificate_file, &self.tls_key_file) {
+            (Some(_), Some(certificate), Some(key)) => {
+                Tls::new(Files { certificate: certificate.clone(), key: key.clone() }).map(Some)
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// The keys of the business server's API, from [`Self::api_key_file`] or the environment: no flag has them, since everybody
+    /// on the machine sees flags.
+    ///
+    /// # Errors
+    /// If there are some that can't be used.
+    pub fn api_keys(&self) -> Result<Option<ApiKeys>, Invalid> {
+        if let Some(path) = &self.api_key_file {
+            let bad = |problem: String| Invalid::new("api_key_file", format!("{}: {problem}", path.display()));
+            let text = std::fs::read_to_string(path).map_err(|e| bad(e.to_string()))?;
+            return ApiKeys::parse(&text).map(Some).map_err(|e| bad(e.to_string()));
+        }
+        match std::env::var(API_KEY) {
+            Ok(key) => ApiKeys::parse(&key).map(Some).map_err(|e| Invalid::new(API_KEY, e.to_string())),
+            Err(_) => Ok(None),
+        }
     }
 }
 
@@ -336,7 +498,7 @@ mod tests {
         assert_eq!(config.http, "127.0.0.1:8000");
         assert!(config.page && !config.anonymous);
         let auth = config.auth().unwrap();
-        assert!(auth.tokens.is_none() && auth.insecure_names);
+        assert!(auth.tokens.is_none() && !auth.insecure_names && !auth.anonymous);
         assert_eq!(config.publish_deadline, Span::secs(4));
     }
 
@@ -374,6 +536,11 @@ mod tests {
             ("--rooms-per-connection=0", "configuration: `rooms_per_connection`: must be 1 to 10000"),
             ("--max-message-bytes=10", "configuration: `max_message_bytes`: must be 1024 to 1048576"),
             ("--client-queue-bytes=10", "configuration: `client_queue_bytes`: must be at least max_message_bytes"),
+            ("--https=127.0.0.1:0", "configuration: `tls_certificate_file`: is needed by https"),
+            ("--proxy-protocol=true", "configuration: `proxy_protocol`: needs trusted_proxies"),
+            ("--allowed-origins=example.com", "configuration: `allowed_origins`: expected an origin"),
+            ("--accept-rate=fast", "invalid value 'fast' for '--accept-rate <RATE>'"),
+            ("--trusted-proxies=all", "invalid value 'all' for '--trusted-proxies <NETWORK>'"),
             ("--ping=100ms", "configuration: `ping`: must be at least 1s"),
             ("--pong-timeout=25s", "configuration: `pong_timeout`: must be under ping"),
             ("--lease-ttl=10ms", "configuration: `lease_ttl`: must be at least 1s"),

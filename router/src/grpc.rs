@@ -7,6 +7,7 @@ use roomring_control::daemon::resident_bytes;
 use roomring_control::registry::RegistrationState;
 use roomring_control::view::ClusterView;
 use roomring_proto::v1::admin_server::{Admin, AdminServer};
+use roomring_proto::v1::edge_server::EdgeServer;
 use roomring_proto::{NodeId, v1};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -18,6 +19,7 @@ use tonic::{Request, Response, Status};
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
+use crate::cluster::EdgeService;
 use crate::http::App;
 use crate::hub::Hub;
 use crate::metrics::DELIVERIES;
@@ -50,7 +52,7 @@ impl Health {
 
     async fn set(&self, status: ServingStatus) {
         // The empty name is the process as a whole.
-        for service in ["", "roomring.v1.Admin"] {
+        for service in ["", "roomring.v1.Admin", "roomring.v1.Edge"] {
             self.0.set_service_status(service, status).await;
         }
     }
@@ -60,6 +62,7 @@ impl Health {
 pub(crate) fn server(
     listener: TcpListener,
     admin: AdminService,
+    edge: EdgeService,
     stop: CancellationToken,
 ) -> (Health, impl Future<Output = Result<(), ServerError>>) {
     let (reporter, health) = tonic_health::server::health_reporter();
@@ -75,6 +78,7 @@ pub(crate) fn server(
             .add_service(health)
             .add_service(reflection)
             .add_service(AdminServer::new(admin))
+            .add_service(EdgeServer::new(edge))
             .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), stop.cancelled_owned())
             .await?;
         Ok(())

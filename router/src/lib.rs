@@ -3,20 +3,25 @@
 //! [`session`] speaks the clients' protocols, [`http`] brings clients in, and [`hub`] keeps the rooms that they are in,
 //! attached to the nodes that own them. A router never assigns a room, it only follows the placement.
 
+mod api;
 pub mod auth;
 mod backend;
+mod cluster;
 mod config;
 mod frame;
 mod grpc;
 pub mod http;
 pub mod hub;
+pub mod limits;
 mod metrics;
 pub mod namespaces;
 mod operator;
+pub mod roster;
 mod run;
 pub mod session;
 mod site;
 
+pub use api::{ApiKeys, BadKey};
 pub use backend::{Backend, Refused, Whereabouts};
 pub use config::{Config, Flags};
 pub use frame::Frame;

@@ -17,14 +17,22 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
+use crate::auth::Tokens;
+use crate::cluster::{Cluster, EdgeService};
 use crate::config::Config;
 use crate::grpc::{self, AdminService, ServerError};
-use crate::http::{self, App, Readiness};
+use crate::http::{self, App, AppConfig, Readiness};
 use crate::hub::{Hub, HubConfig};
+use crate::limits::{Addresses, Bucket, Guards, Memory, Origins, Proxies, Rates, most_memory};
 use crate::metrics::RouterMetrics;
+use crate::roster::Roster;
 use crate::session::{Limits, Policy};
 use crate::site::RouterSite;
+
+/// How often the memory of token buckets that are full is given back.
+const FORGET_EVERY: Duration = Duration::from_secs(10);
 
 /// The router serves. Displays as the line that says so.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,6 +41,8 @@ pub struct Ready {
     pub id: NodeId,
     /// Where clients connect.
     pub http: SocketAddr,
+    /// Where they do within TLS.
+    pub https: Option<SocketAddr>,
     /// Where roomctl connects.
     pub grpc: SocketAddr,
     /// Where it tells how it is, over HTTP.
@@ -41,7 +51,8 @@ pub struct Ready {
 
 impl fmt::Display for Ready {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "ready id={} http={} grpc={} admin={}", self.id, self.http, self.grpc, self.admin)
+        write!(f, "ready id={} http={} grpc={} admin={}", self.id, self.http, self.grpc, self.admin)?;
+        self.https.map_or(Ok(()), |https| write!(f, " https={https}"))
     }
 }
 
@@ -90,8 +101,40 @@ pub enum Error {
 /// # Errors
 /// Why it ended by itself.
 pub async fn run(config: Config, stop: CancellationToken, ready: oneshot::Sender<Ready>) -> Result<(), Error> {
-    let policy = Policy { auth: config.auth()?, namespaces: config.namespaces() };
+    let roster = Arc::new(Roster::new(some(config.connections_per_user).and_then(|most| usize::try_from(most).ok())));
+    let rates = Arc::new(Rates::new(config.commands_per_user, config.publishes_per_room));
+    let memory = Arc::new(Memory::default());
+    let policy = Policy {
+        auth: config.auth()?,
+        namespaces: config.namespaces(),
+        router: config.id.to_string(),
+        roster: roster.clone(),
+        rates: rates.clone(),
+        memory: memory.clone(),
+    };
+    let guards = Guards {
+        addresses: Arc::new(Addresses::new(some(config.connections_per_address))),
+        accepts: Bucket::new(config.accept_rate),
+        origins: Origins::new(&config.allowed_origins),
+        proxies: Proxies::new(config.trusted_proxies.clone()),
+        proxy_protocol: config.proxy_protocol,
+    };
+    let most = config.memory_limit.map_or_else(most_memory, |most| most.0);
+    // These end when they are dropped.
+    let _memory = AbortOnDropHandle::new(tokio::spawn(async move { memory.watch(most).await }));
+    let _rates = AbortOnDropHandle::new(tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(FORGET_EVERY).await;
+            rates.forget_full();
+        }
+    }));
+    let api = config.api_keys()?;
     let http = bind("http", &config.http).await?;
+    let tls = config.tls()?.map(Arc::new);
+    let https = match (&config.https, &tls) {
+        (Some(address), Some(tls)) => Some((bind("https", address).await?, tls.clone())),
+        _ => None,
+    };
     let grpc = bind("grpc", &config.grpc).await?;
     let watch = match &config.watch_listen {
         Some(address) => bind("watch_listen", address).await?,
@@ -101,26 +144,40 @@ pub async fn run(config: Config, stop: CancellationToken, ready: oneshot::Sender
     let bound = Ready {
         id: config.id.clone(),
         http: address(&http, &config.http)?,
+        https: https.as_ref().map(|(https, _)| address(https, "https")).transpose()?,
         grpc: address(&grpc, &config.grpc)?,
         admin: address(&admin, &config.admin)?,
     };
 
-    let app = Arc::new(App::new(
-        limits(&config),
-        policy,
-        usize::try_from(config.max_message_bytes.0).unwrap_or(usize::MAX),
-        config.handshake_timeout.0,
-        config.page,
-    ));
+    let app = Arc::new(App::new(AppConfig {
+        limits: limits(&config),
+        policy: Arc::new(policy),
+        max_message: usize::try_from(config.max_message_bytes.0).unwrap_or(usize::MAX),
+        handshake_timeout: config.handshake_timeout.0,
+        page: config.page,
+        api,
+        guards: Arc::new(guards),
+    }));
     let site = Arc::new(RouterSite::new(app.clone()));
     let metrics = RouterMetrics(site.clone());
     // From now on: whoever waits for etcd is asked how it is, too.
     let _admin = admin.into_std().and_then(|admin| Admin::start(admin, site.clone(), metrics)).map_err(Error::Admin)?;
     // Ends with `app.stop`.
     let server = tokio::spawn(http::serve(http, app.clone()));
+    let _https =
+        https.map(|(https, tls)| AbortOnDropHandle::new(tokio::spawn(http::serve_tls(https, app.clone(), tls))));
+    let _certificate = tls.map(|tls| AbortOnDropHandle::new(tokio::spawn(async move { tls.follow().await })));
+    let keys = app.policy.auth.tokens.as_ref().and_then(Tokens::jwks).cloned();
+    // Ends when it is dropped.
+    let _keys = keys.map(|keys| AbortOnDropHandle::new(tokio::spawn(async move { keys.follow().await })));
     let admin = AdminService::new(config.id.clone(), app.clone());
     let grpc_stop = CancellationToken::new();
-    let (health, grpc) = grpc::server(grpc, admin.clone(), grpc_stop.clone());
+    let (health, grpc) = grpc::server(
+        grpc,
+        admin.clone(),
+        EdgeService { roster: roster.clone(), emulated: app.emulated.clone() },
+        grpc_stop.clone(),
+    );
     let mut grpc = tokio::spawn(grpc);
 
     let mut parts = Parts::default();
@@ -162,6 +219,8 @@ struct Parts {
     registration: Option<Registration>,
     hub: Option<Hub>,
     heartbeats: Option<Heartbeats>,
+    /// Ends when it is dropped.
+    denials: Option<AbortOnDropHandle<()>>,
 }
 
 impl Parts {
@@ -217,6 +276,25 @@ async fn live<F: Future<Output = ()>>(
     let heartbeats = Heartbeats::start(watch, heartbeat, registry.view(), || Duration::ZERO, None);
     parts.heartbeats = Some(heartbeats.map_err(Error::Heartbeats)?);
 
+    app.set_readiness(Readiness::Starting("waiting for what is denied to users"));
+    let roster = app.policy.roster.clone();
+    let (known, is_known) = oneshot::channel();
+    let following = {
+        let (registry, roster, mut known) = (registry.clone(), roster.clone(), Some(known));
+        async move {
+            let told = |change| {
+                roster.follow(change);
+                known.take().map(|known| known.send(()));
+            };
+            registry.follow_denials(told).await;
+        }
+    };
+    parts.denials = Some(AbortOnDropHandle::new(tokio::spawn(following)));
+    if is_known.await.is_err() {
+        return Err(Error::Ended("the watch of denials"));
+    }
+    app.set_cluster(Cluster::new(config.id.clone(), registry.clone(), roster));
+
     app.set_readiness(Readiness::Starting("waiting for a placement"));
     let hub = parts.hub.insert(Hub::start(
         HubConfig {
@@ -250,6 +328,11 @@ async fn live<F: Future<Output = ()>>(
     }
 }
 
+/// 0 stands for any number.
+fn some(most: u32) -> Option<u32> {
+    Some(most).filter(|most| *most > 0)
+}
+
 fn limits(config: &Config) -> Limits {
     Limits {
         ping: config.ping.0,
@@ -257,6 +340,7 @@ fn limits(config: &Config) -> Limits {
         connect_timeout: config.connect_timeout.0,
         queue_bytes: usize::try_from(config.client_queue_bytes.0).unwrap_or(usize::MAX),
         rooms: usize::try_from(config.rooms_per_connection).unwrap_or(usize::MAX),
+        commands: config.commands_per_connection,
     }
 }
 

@@ -5,7 +5,7 @@ mod support;
 use std::time::{Duration, Instant};
 
 use jsonwebtoken::{EncodingKey, Header, encode};
-use roomring_router::auth::{Auth, Hmac};
+use roomring_router::auth::{Auth, Tokens};
 use roomring_router::http::Readiness;
 use roomring_router::session::{Limits, Policy};
 use support::{Edge, MAX_MESSAGE, SOON, Ws, handshake, limits, status_and_body};
@@ -236,8 +236,8 @@ async fn protobuf_is_spoken_in_binary_frames() {
 #[tokio::test]
 async fn pushes_wait_for_the_answer_to_the_connect_command() {
     let secret = b"a secret of sufficient length";
-    let tokens = Some(Hmac::new(secret, None, None).unwrap());
-    let auth = Auth { tokens, anonymous: false, insecure_names: false };
+    let tokens = Some(Tokens::default().with_secret(secret).unwrap());
+    let auth = Auth { tokens, ..Auth::default() };
     let edge = Edge::with_policy(Policy { auth, ..Policy::default() }).await;
     let claims = serde_json::json!({"sub": "ann", "channels": ["early", "late"]});
     let token = encode(&Header::default(), &claims, &EncodingKey::from_secret(secret)).unwrap();

@@ -23,11 +23,12 @@ const unpacked = (data) => (protobuf && data !== undefined ? JSON.parse(new Text
 const publication = (p) => ({ data: unpacked(p.data), offset: p.offset, user: p.info?.user, tags: p.tags });
 
 const operations = {
-  // `tokens` are used one after the other.
-  connect({ url, user, tokens }) {
+  // `tokens` are used one after the other. `url` may be a list of transports, `emulation` is where these send to.
+  connect({ url, user, tokens, emulation }) {
     const getToken = tokens ? async () => tokens.shift() : null;
     const data = packed({ user });
-    client = new Centrifuge(url, { websocket: WebSocket, data, getToken, minReconnectDelay: 50, maxReconnectDelay: 500 });
+    const http = emulation ? { emulationEndpoint: emulation, fetch, readableStream: ReadableStream } : {};
+    client = new Centrifuge(url, { websocket: WebSocket, ...http, data, getToken, minReconnectDelay: 50, maxReconnectDelay: 500 });
     const own = (event, name, rest) => say({ event: `server_${event}`, room: name, ...rest });
     client.on("subscribed", (c) => own("subscribed", c.channel, { recovered: c.recovered, was_recovering: c.wasRecovering }));
     client.on("publication", (c) => own("publication", c.channel, publication(c)));

@@ -51,6 +51,8 @@ pub struct Options {
     pub net: bool,
     /// Slots may be moved where the load wants them: away from where the ring does, which [`Cluster::settled`] waits for.
     pub rebalancing: bool,
+    /// Routers believe clients' names.
+    pub insecure_names: bool,
     /// More flags for nodes.
     pub node_flags: Vec<&'static str>,
     /// More flags for routers.
@@ -72,6 +74,7 @@ impl Default for Options {
             lease_ttl: "2s",
             net: false,
             rebalancing: false,
+            insecure_names: true,
             node_flags: Vec::new(),
             router_flags: Vec::new(),
         }
@@ -215,6 +218,11 @@ impl Cluster {
 
     /// Starts a router's process; does not wait.
     pub fn spawn_router(&self, id: &str, http: &str) -> Process {
+        self.spawn_router_with(id, http, &[])
+    }
+
+    /// As [`Cluster::spawn_router`], with more flags.
+    pub fn spawn_router_with(&self, id: &str, http: &str, flags: &[&str]) -> Process {
         let mut args = self.common_args(id);
         args.extend(["--http", http].map(String::from));
         match self.ports(id) {
@@ -225,7 +233,8 @@ impl Cluster {
             }
             None => args.extend(["--grpc", "127.0.0.1:0"].map(String::from)),
         }
-        args.extend(self.options.router_flags.iter().map(|&f| f.to_owned()));
+        args.push(format!("--insecure-names={}", self.options.insecure_names));
+        args.extend(self.options.router_flags.iter().chain(flags).map(|&f| f.to_owned()));
         let process = Process::start(id, &binary("roomring-router"), &args, &self.log(id));
         self.adopt_pid(&process, id);
         process

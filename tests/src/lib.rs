@@ -4,6 +4,7 @@
 //! Nothing here is retried silently: a wait has a deadline and says what it waited for, a fault is checked to have
 //! taken effect, and everything that was started ends with the value that started it.
 
+mod answerer;
 pub mod checker;
 mod chrome;
 mod client;
@@ -30,7 +31,9 @@ mod stage;
 mod times;
 mod traffic;
 mod turn;
+mod visitor;
 
+pub use answerer::Answerer;
 pub use chrome::{Chrome, Page};
 pub use client::{Client, Closed, Error, Event, Member, RoomLog};
 pub use cluster::{ANYONE_PUBLISHES, Cluster, Node, Options, Router, holder, primary, write};
@@ -43,7 +46,7 @@ pub use net::{Net, Ports};
 pub use oracle::{Oracle, Story};
 pub use process::{Process, Ran, alive, binary, run};
 pub use proxy::Proxy;
-pub use raw::{Response, Tcp, get};
+pub use raw::{Response, Tcp, get, post};
 pub use roamer::{Addresses, Roamer};
 pub use roamers::Roamers;
 pub use sdk::{Encoding, Sdk, SdkKind, go_is_missing};
@@ -52,3 +55,4 @@ pub use stage::{Stage, Tally, judge};
 pub use times::Times;
 pub use traffic::{Outcome, Sent, Traffic};
 pub use turn::{Turn, Weight};
+pub use visitor::Visitor;

@@ -33,6 +33,18 @@ pub async fn get(address: SocketAddr, path: &str) -> Response {
     tcp.response().await
 }
 
+/// POST of a JSON text over a connection of its own, with more headers, each ended by CRLF.
+pub async fn post(address: SocketAddr, path: &str, headers: &str, text: &str) -> Response {
+    let mut tcp = Tcp::connect(address).await;
+    let length = text.len();
+    let head = format!(
+        "POST {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Length: {length}\r\n{headers}\r\n"
+    );
+    tcp.send(head.as_bytes()).await;
+    tcp.send(text.as_bytes()).await;
+    tcp.response().await
+}
+
 impl Tcp {
     /// Connects.
     pub async fn connect(address: SocketAddr) -> Self {
@@ -71,6 +83,15 @@ impl Tcp {
         };
         within("an answer", ANSWER, reading).await;
         all
+    }
+
+    /// Reads the first line of an HTTP answer; gives its status, 0 if the peer closes without one.
+    pub async fn status(&mut self) -> u16 {
+        let mut all = Vec::new();
+        let reading = async { while !all.contains(&b'\n') && matches!(self.0.read_buf(&mut all).await, Ok(1..)) {} };
+        within("an answer, or the end", ANSWER, reading).await;
+        let line = String::from_utf8_lossy(&all);
+        line.split_whitespace().nth(1).and_then(|status| status.parse().ok()).unwrap_or(0)
     }
 
     /// Reads one HTTP answer; the server must close, or say the body's length.

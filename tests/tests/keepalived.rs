@@ -68,7 +68,7 @@ impl Machine {
     async fn start_router(&self, cluster: &mut Cluster, etcd: &str) {
         let (id, address) = (self.router(), self.address());
         let args = format!(
-            "--id {id} --etcd {etcd} --http 0.0.0.0:{PORT} --grpc 0.0.0.0:7500 --advertise {address}:7500 --lease-ttl 20s"
+            "--id {id} --etcd {etcd} --http 0.0.0.0:{PORT} --grpc 0.0.0.0:7500 --advertise {address}:7500 --lease-ttl 20s --insecure-names=true"
         );
         let args: Vec<String> = args.split(' ').map(str::to_owned).collect();
         let process = self.start(&id, &binary("roomring-router"), &args, &cluster.log(&id));

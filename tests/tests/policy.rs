@@ -19,12 +19,14 @@ fn in_seconds(seconds: u64) -> u64 {
 
 /// A cluster with two copies of each slot, whose router has this configuration, `SECRET` being the file of the secret.
 async fn cluster(config: &str) -> (Cluster, tempfile::TempDir) {
+    let insecure_names = !config.contains("SECRET");
     let dir = tempfile::tempdir().expect("a directory");
     let (file, secret) = (dir.path().join("router.toml"), dir.path().join("secret"));
     write(&secret, SECRET);
     write(&file, &config.replace("SECRET", &format!("{:?}", secret.display().to_string())));
     let flag = &*Box::leak(format!("--config={}", file.display()).into_boxed_str());
-    let options = Options { replication: 2, routers: 1, router_flags: vec![flag], ..Options::default() };
+    let options =
+        Options { replication: 2, routers: 1, router_flags: vec![flag], insecure_names, ..Options::default() };
     (Cluster::start(options).await, dir)
 }
 

@@ -12,6 +12,7 @@ mod backoff;
 mod check;
 mod claim;
 mod client;
+mod denials;
 mod follow;
 mod intents;
 mod keeper;
@@ -34,6 +35,7 @@ use crate::placement::Placement;
 use crate::view::ClusterView;
 
 pub use client::EtcdError;
+pub use denials::Change;
 pub use intents::{IntentsError, IntentsStore};
 pub use registration::{NodeSpec, RegisterError, Registration, RegistrationState, RouterSpec, Superseded};
 pub use write::{Proposal, Proposed};

@@ -55,6 +55,14 @@ impl Format {
         }
     }
 
+    /// What a client without a WebSocket is told instead of a close frame, as a frame of its own.
+    pub fn disconnect(self, code: u16, reason: &str) -> Bytes {
+        match self {
+            Self::Json => json::disconnect(code, reason),
+            Self::Protobuf => protobuf::disconnect(code, reason),
+        }
+    }
+
     /// The server's ping, as a frame of its own.
     pub fn ping(self) -> Bytes {
         match self {

@@ -7,7 +7,7 @@ mod read;
 mod write;
 
 pub use read::{decode, embeddable};
-pub use write::{PING, encode, push, write_push, write_reply};
+pub use write::{PING, disconnect, encode, push, write_push, write_reply};
 
 pub(crate) use write::{Embedded, to_bytes};
 

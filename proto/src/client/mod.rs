@@ -15,5 +15,6 @@ mod reply;
 pub use command::*;
 pub use format::Format;
 pub use malformed::Malformed;
+pub use protobuf::EmulationRequest;
 pub use push::Push;
 pub use reply::*;

@@ -13,4 +13,5 @@ mod wire {
 mod write;
 
 pub use read::decode;
-pub use write::{PING, encode, push, write_push, write_reply};
+pub use wire::EmulationRequest;
+pub use write::{PING, disconnect, encode, push, write_push, write_reply};

@@ -76,6 +76,10 @@ pub struct Connected {
     pub ping: u32,
     /// Pings are to be answered.
     pub pong: bool,
+    /// Over HTTP only: the secret that requests of the client show. Empty on WebSockets.
+    pub session: String,
+    /// Over HTTP only: where these are to go.
+    pub node: String,
 }
 
 /// A joined channel.

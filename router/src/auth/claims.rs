@@ -39,6 +39,7 @@ pub(super) struct Claims {
     /// Seconds, as NumericDate: fractions are allowed.
     exp: Option<f64>,
     nbf: Option<f64>,
+    iat: Option<f64>,
     /// Replaces `exp` for the life of what it grants; 0 = never ends.
     expire_at: Option<f64>,
     iss: Option<String>,
@@ -123,6 +124,8 @@ impl Claims {
         let room = |(name, overrides): (&String, Overrides)| Ok((RoomId::new(name)?, overrides));
         let rooms: Result<_, roomring_proto::InvalidId> = listed.chain(detailed).map(room).collect();
         Ok(ConnectionToken {
+            signed: true,
+            issued: self.iat.map(seconds),
             user: self.user()?,
             info: self.info()?,
             expires: self.expires(),
@@ -133,6 +136,7 @@ impl Claims {
     pub(super) fn subscription(&self) -> Result<SubscriptionToken, BadClaim> {
         let channel = self.channel.as_deref().ok_or_else(|| bad("channel", "missing"))?;
         Ok(SubscriptionToken {
+            issued: self.iat.map(seconds),
             user: self.user()?,
             room: RoomId::new(channel).map_err(|e| bad("channel", e))?,
             client: self.client.clone().filter(|client| !client.is_empty()),

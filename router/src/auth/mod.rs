@@ -1,15 +1,24 @@
-//! Who a client is, and what a token lets it do. Pure: tokens are checked against a time that is handed in.
+//! Who a client is, and what a token lets it do.
+//!
+//! Tokens are checked at once, against a time that is handed in and the keys that are there. What others have to be asked about
+//! (`outside`) a session wants as a [`Lookup`], which its task waits for.
 
 mod claims;
+mod fetch;
+mod jwks;
 mod jwt;
+mod outside;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use roomring_proto::RoomId;
 
 pub use claims::BadClaim;
-pub use jwt::{Hmac, ShortSecret};
+pub use jwks::Jwks;
+pub use jwt::{BadKey, Tokens};
+pub use outside::{ConnectCall, Lookup, NotKnown, Outside, SessionCookie, Shown};
 
 use crate::session::User;
 
@@ -23,6 +32,9 @@ pub enum Rejected {
     /// It was good once: the application has to make another.
     #[error("the token is expired")]
     Expired,
+    /// Nobody can tell yet: the keys it was signed with are being fetched.
+    #[error("the key is not known yet")]
+    Later,
     /// It never was. The text is for logs.
     #[error("invalid token: {0}")]
     Invalid(String),
@@ -31,6 +43,10 @@ pub enum Rejected {
 /// What a connection token grants.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConnectionToken {
+    /// A signature vouches for it: it may have been revoked.
+    pub signed: bool,
+    /// When it was made, if it says so.
+    pub issued: Option<Unix>,
     /// Who; anonymous if it names nobody.
     pub user: User,
     /// JSON shown to others, or empty.
@@ -41,9 +57,18 @@ pub struct ConnectionToken {
     pub rooms: BTreeMap<RoomId, Overrides>,
 }
 
+impl ConnectionToken {
+    /// What is granted to whoever is taken for `user` without a token.
+    pub fn unsigned(user: User) -> Self {
+        Self { signed: false, issued: None, user, info: Bytes::new(), expires: None, rooms: BTreeMap::new() }
+    }
+}
+
 /// What a subscription token grants: joining the room it names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SubscriptionToken {
+    /// When it was made, if it says so.
+    pub issued: Option<Unix>,
     /// Must be the connection's.
     pub user: User,
     /// The room.
@@ -71,7 +96,9 @@ pub struct Overrides {
 #[derive(Debug, Default)]
 pub struct Auth {
     /// Checks tokens; without it none is looked at.
-    pub tokens: Option<Hmac>,
+    pub tokens: Option<Tokens>,
+    /// Who is asked about clients without a token.
+    pub outside: Option<Arc<Outside>>,
     /// A client without a token may connect, as nobody.
     pub anonymous: bool,
     /// A client without a token is whoever it says it is.
@@ -81,6 +108,6 @@ pub struct Auth {
 impl Auth {
     /// Everybody is who they say they are.
     pub const fn insecure() -> Self {
-        Self { tokens: None, anonymous: true, insecure_names: true }
+        Self { tokens: None, outside: None, anonymous: true, insecure_names: true }
     }
 }

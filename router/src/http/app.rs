@@ -2,13 +2,18 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::Deref;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::emulation::Emulated;
+use crate::api::ApiKeys;
 use crate::backend::Backend;
+use crate::cluster::Cluster;
+use crate::limits::Guards;
 use crate::session::{Limits, Policy};
 
 /// Between two clients that are sent away: a hundred a second are no burden to anybody.
@@ -35,9 +40,9 @@ impl fmt::Display for Readiness {
     }
 }
 
-/// The edge: what requests and sessions share.
-#[derive(Debug)]
-pub struct App<B> {
+/// How an edge is to be.
+#[derive(Debug, Clone)]
+pub struct AppConfig {
     /// A client's share.
     pub limits: Limits,
     /// The rules that every session goes by.
@@ -48,13 +53,26 @@ pub struct App<B> {
     pub handshake_timeout: Duration,
     /// Serve the chat page.
     pub page: bool,
+    /// Who may use the business server's API; `None` = it is off.
+    pub api: Option<ApiKeys>,
+    /// What a connection passes first.
+    pub guards: Arc<Guards>,
+}
+
+/// The edge: what requests and sessions share.
+#[derive(Debug)]
+pub struct App<B> {
+    config: AppConfig,
     /// No connection and no session begins any more.
     pub closing: CancellationToken,
     /// Ends sessions and connections.
     pub stop: CancellationToken,
     /// Every session and connection.
     pub tasks: TaskTracker,
+    /// Sessions over HTTP.
+    pub(crate) emulated: Arc<Emulated>,
     backend: OnceLock<Arc<B>>,
+    cluster: OnceLock<Cluster>,
     readiness: RwLock<Readiness>,
     sessions: Mutex<Sessions>,
 }
@@ -66,20 +84,26 @@ struct Sessions {
     open: BTreeMap<u64, CancellationToken>,
 }
 
+impl<B> Deref for App<B> {
+    type Target = AppConfig;
+
+    fn deref(&self) -> &AppConfig {
+        &self.config
+    }
+}
+
 impl<B: Backend> App<B> {
     /// An edge that waits for its backend.
-    pub fn new(limits: Limits, policy: Policy, max_message: usize, handshake_timeout: Duration, page: bool) -> Self {
+    pub fn new(config: AppConfig) -> Self {
         let stop = CancellationToken::new();
         Self {
-            limits,
-            policy: Arc::new(policy),
-            max_message,
-            handshake_timeout,
-            page,
+            config,
             closing: stop.child_token(),
             stop,
             tasks: TaskTracker::new(),
+            emulated: Arc::default(),
             backend: OnceLock::new(),
+            cluster: OnceLock::new(),
             readiness: RwLock::new(Readiness::Starting("waiting for etcd")),
             sessions: Mutex::default(),
         }
@@ -108,6 +132,18 @@ impl<B: Backend> App<B> {
     /// The rooms; `None` before they are there.
     pub fn backend(&self) -> Option<&Arc<B>> {
         self.backend.get()
+    }
+
+    /// The other processes can be asked. Only the first call counts.
+    pub(crate) fn set_cluster(&self, cluster: Cluster) {
+        if self.cluster.set(cluster).is_err() {
+            tracing::error!("the cluster was set twice");
+        }
+    }
+
+    /// The other processes; `None` before they are known.
+    pub(crate) fn cluster(&self) -> Option<&Cluster> {
+        self.cluster.get()
     }
 
     /// Open client connections.

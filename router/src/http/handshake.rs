@@ -1,7 +1,5 @@
 //! The server's half of a WebSocket handshake.
 
-use http_body_util::Full;
-use hyper::body::Bytes;
 use hyper::header::{
     CONNECTION, HeaderMap, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL,
     SEC_WEBSOCKET_VERSION, UPGRADE,
@@ -10,6 +8,7 @@ use hyper::{Method, Request, Response, StatusCode, Version};
 use roomring_proto::client::Format;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
+use super::routes::empty;
 use super::{Answer, reply};
 
 /// The subprotocol of the JSON encoding.
@@ -67,7 +66,7 @@ impl Handshake {
 
     /// The answer that switches protocols.
     pub(super) fn response(&self) -> Answer {
-        let mut response = Response::new(Full::new(Bytes::new()));
+        let mut response = Response::new(empty());
         *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
         let headers = response.headers_mut();
         headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));

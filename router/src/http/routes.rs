@@ -1,46 +1,72 @@
 //! What each address of the router does.
 
+use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
-use http_body_util::Full;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS};
+use hyper::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS};
 use hyper::upgrade::OnUpgrade;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use roomring_proto::RoomId;
+use roomring_proto::close::CloseCode;
 use serde::Serialize;
 use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
 
 use super::handshake::Handshake;
-use super::{App, Readiness, query};
-use crate::auth::Unix;
+use super::server::Source;
+use super::tls::Socket;
+use super::{App, Readiness, emulation, query};
+use crate::api;
+use crate::auth::Shown;
 use crate::backend::Backend;
+use crate::limits::Place;
 use crate::namespaces::{self, Join, Options, Payload};
-use crate::session::{Centrifuge, ClientId, Clock, Machine, Plain, Transport, User, task};
+use crate::roster::unix_now;
+use crate::session::{Centrifuge, ClientId, Clock, Machine, Plain, Transport, User, stream, task};
 
 /// An answer to a request.
-pub(super) type Answer = Response<Full<Bytes>>;
+pub(crate) type Answer = Response<UnsyncBoxBody<Bytes, Infallible>>;
+
+/// No body.
+pub(super) fn empty() -> UnsyncBoxBody<Bytes, Infallible> {
+    Full::new(Bytes::new()).boxed_unsync()
+}
 
 /// The chat page.
 const PAGE: &str = include_str!("../../page/index.html");
 
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 const HTML: HeaderValue = HeaderValue::from_static("text/html; charset=utf-8");
-const JSON: HeaderValue = HeaderValue::from_static("application/json");
+pub(crate) const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
 /// Answers a request; a WebSocket handshake starts a session.
-pub(super) fn answer<B: Backend>(app: &Arc<App<B>>, request: Request<Incoming>) -> Answer {
+pub(super) async fn answer<B: Backend>(app: Arc<App<B>>, source: Arc<Source>, request: Request<Incoming>) -> Answer {
+    if source.over {
+        return too_many();
+    }
     let path = request.uri().path().to_owned();
+    // It is open to everybody: the chat page shows it.
+    let method = path.strip_prefix(api::PREFIX).filter(|method| *method != "room");
+    if let Some(method) = method {
+        return Box::pin(api::answer(&app, method, request)).await;
+    }
+    let app = &app;
+    if emulation::answers(&path) {
+        return Box::pin(emulation::answer(app, &source, request)).await;
+    }
     let answered = match path.as_str() {
-        "/connection/websocket" => centrifuge(app, request),
+        "/connection/websocket" => centrifuge(app, source, request),
         "/healthz" => get(&request).map(|()| reply(StatusCode::OK, "live")),
         "/readyz" => get(&request).map(|()| readyz(app)),
         "/api/room" => get(&request).and_then(|()| room(app, request.uri().query())),
         "/" if app.page => get(&request).map(|()| page()),
         path => match path.strip_prefix("/rooms/") {
-            Some(name) => plain(app, name, request),
+            Some(name) => plain(app, source, name, request),
             None => Err(Box::new(reply(StatusCode::NOT_FOUND, "there is nothing at this address"))),
         },
     };
@@ -48,14 +74,15 @@ pub(super) fn answer<B: Backend>(app: &Arc<App<B>>, request: Request<Incoming>) 
 }
 
 /// A short text.
-pub(super) fn reply(status: StatusCode, text: impl Into<String>) -> Answer {
+pub(crate) fn reply(status: StatusCode, text: impl Into<String>) -> Answer {
     let mut text = text.into();
     text.push('\n');
     body(status, TEXT, text)
 }
 
-fn body(status: StatusCode, kind: HeaderValue, body: impl Into<Bytes>) -> Answer {
-    let mut response = Response::new(Full::new(body.into()));
+/// An answer with a body.
+pub(crate) fn body(status: StatusCode, kind: HeaderValue, body: impl Into<Bytes>) -> Answer {
+    let mut response = Response::new(Full::new(body.into()).boxed_unsync());
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, kind);
@@ -68,9 +95,14 @@ fn get<T>(request: &Request<T>) -> Result<(), Box<Answer>> {
     if matches!(*request.method(), Method::GET | Method::HEAD) {
         return Ok(());
     }
-    let mut response = reply(StatusCode::METHOD_NOT_ALLOWED, "use GET");
-    response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
-    Err(Box::new(response))
+    Err(Box::new(not_allowed("GET, HEAD")))
+}
+
+/// The answer to a request whose method is not among `allowed`.
+pub(crate) fn not_allowed(allowed: &'static str) -> Answer {
+    let mut response = reply(StatusCode::METHOD_NOT_ALLOWED, format!("use {allowed}"));
+    response.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
+    response
 }
 
 fn page() -> Answer {
@@ -83,10 +115,11 @@ fn readyz<B: Backend>(app: &App<B>) -> Answer {
     reply(status, readiness.to_string())
 }
 
-fn unavailable<B: Backend>(app: &App<B>) -> Box<Answer> {
+/// The answer of a router that does not serve now.
+pub(crate) fn unavailable<B: Backend>(app: &App<B>) -> Answer {
     let mut response = reply(StatusCode::SERVICE_UNAVAILABLE, app.readiness().to_string());
     response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
-    Box::new(response)
+    response
 }
 
 fn bad_request(problem: impl std::fmt::Display) -> Box<Answer> {
@@ -104,30 +137,43 @@ fn room<B: Backend>(app: &App<B>, query: Option<&str>) -> Result<Answer, Box<Ans
     let name = query::value(query, "room").map_err(bad_request)?;
     let name = name.ok_or_else(|| bad_request("room: missing in the query"))?;
     let room = RoomId::new(&name).map_err(bad_request)?;
-    let found = app.backend().and_then(|backend| backend.whereabouts(&room)).ok_or_else(|| unavailable(app))?;
+    let found =
+        app.backend().and_then(|backend| backend.whereabouts(&room)).ok_or_else(|| Box::new(unavailable(app)))?;
     let answer = Room { room: &room, slot: found.slot.0, node: found.node.as_str() };
     Ok(body(StatusCode::OK, JSON, serde_json::to_vec(&answer).expect("text and numbers can be written as JSON")))
 }
 
-fn centrifuge<B: Backend>(app: &Arc<App<B>>, request: Request<Incoming>) -> Result<Answer, Box<Answer>> {
+fn centrifuge<B: Backend>(
+    app: &Arc<App<B>>,
+    source: Arc<Source>,
+    request: Request<Incoming>,
+) -> Result<Answer, Box<Answer>> {
     let handshake = Handshake::of(&request)?.negotiate(&request);
-    let user = user(&request)?;
+    let user = shown_user(app, &request)?;
     let native_pings =
         query::value(request.uri().query(), "cf_ws_frame_ping_pong").is_ok_and(|v| v.as_deref() == Some("true"));
-    let transport = Transport { format: handshake.format(), native_pings };
+    let transport = Transport { format: handshake.format(), native_pings, session: None };
     let (policy, id) = (app.policy.clone(), ClientId(rand::random()));
     let session = Centrifuge::new(app.limits, policy, transport, clock(), id, user, rand::random());
-    upgrade(app, request, &handshake, session)
+    upgrade(app, source, request, &handshake, session)
 }
 
-fn plain<B: Backend>(app: &Arc<App<B>>, name: &str, request: Request<Incoming>) -> Result<Answer, Box<Answer>> {
+fn plain<B: Backend>(
+    app: &Arc<App<B>>,
+    source: Arc<Source>,
+    name: &str,
+    request: Request<Incoming>,
+) -> Result<Answer, Box<Answer>> {
     let handshake = Handshake::of(&request)?;
     let name = query::segment(name, "room name").map_err(bad_request)?;
     let room = RoomId::new(&name).map_err(bad_request)?;
     let user = user(&request)?;
     let options = admitted(app, &room, &user)?.clone();
-    let session = Plain::new(app.limits, options, ClientId(rand::random()), user, room, rand::random());
-    upgrade(app, request, &handshake, session)
+    let (policy, id) = (app.policy.clone(), ClientId(rand::random()));
+    let mut session = Plain::new(app.limits, policy, options, id, user, room, rand::random());
+    let banned = |close: CloseCode| Box::new(reply(StatusCode::FORBIDDEN, close.reason));
+    session.enter(unix_now()).map_err(banned)?;
+    upgrade(app, source, request, &handshake, session)
 }
 
 /// The options of a room that `user` may join without a token.
@@ -145,7 +191,8 @@ fn admitted<'a, B: Backend>(app: &'a App<B>, room: &RoomId, user: &User) -> Resu
         Join::Users => named,
         Join::Token => false,
     };
-    if !open || !namespaces::admits(room, user.as_str()) {
+    let banned = app.policy.roster.bans_from(user.as_str(), room, unix_now());
+    if !open || banned || !namespaces::admits(room, user.as_str()) {
         return forbidden("you may not join this room");
     }
     match options.payload {
@@ -154,9 +201,15 @@ fn admitted<'a, B: Backend>(app: &'a App<B>, room: &RoomId, user: &User) -> Resu
     }
 }
 
-fn clock() -> Clock {
-    let unix = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    Clock::new(Instant::now(), Unix(unix))
+/// Who a client says it is, and what others are shown of its request.
+pub(super) fn shown_user<B: Backend, T>(app: &App<B>, request: &Request<T>) -> Result<(User, Shown), Box<Answer>> {
+    let shown = app.policy.auth.outside.as_ref().map(|outside| outside.shown(request.headers()));
+    Ok((user(request)?, shown.unwrap_or_default()))
+}
+
+/// The time that a session begins at.
+pub(super) fn clock() -> Clock {
+    Clock::new(Instant::now(), unix_now())
 }
 
 fn user<T>(request: &Request<T>) -> Result<User, Box<Answer>> {
@@ -164,31 +217,72 @@ fn user<T>(request: &Request<T>) -> Result<User, Box<Answer>> {
     User::new(name.unwrap_or_default()).map_err(bad_request)
 }
 
+/// The answer to whoever comes when memory is short.
+pub(super) fn too_little_memory() -> Answer {
+    let mut response = reply(StatusCode::SERVICE_UNAVAILABLE, "too little memory for another connection");
+    response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    response
+}
+
+/// The answer to whoever has too many connections.
+pub(super) fn too_many() -> Answer {
+    let mut response = reply(StatusCode::TOO_MANY_REQUESTS, "too many connections from your address");
+    response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    response
+}
+
 fn upgrade<B: Backend>(
     app: &Arc<App<B>>,
+    source: Arc<Source>,
     request: Request<Incoming>,
     handshake: &Handshake,
     session: impl Machine + Send + 'static,
 ) -> Result<Answer, Box<Answer>> {
-    let backend = app.backend().cloned().ok_or_else(|| unavailable(app))?;
+    let backend = app.backend().cloned().ok_or_else(|| Box::new(unavailable(app)))?;
     if app.closing.is_cancelled() {
-        return Err(unavailable(app));
+        return Err(Box::new(unavailable(app)));
     }
+    if !app.guards.origins.admit(request.headers()) {
+        let text = "Origin: pages from there may not connect here; allowed_origins names those that may";
+        return Err(Box::new(reply(StatusCode::FORBIDDEN, text)));
+    }
+    if app.policy.memory.is_short() {
+        return Err(Box::new(too_little_memory()));
+    }
+    let behind = source.take(app, request.headers()).map_err(|()| Box::new(too_many()))?;
     let upgraded = hyper::upgrade::on(request);
-    app.tasks.spawn(run(app.clone(), backend, upgraded, Box::new(session)));
+    app.tasks.spawn(run(app.clone(), backend, upgraded, Box::new(session), (source, behind)));
     Ok(handshake.response())
 }
 
-async fn run<B: Backend>(app: Arc<App<B>>, backend: Arc<B>, upgraded: OnUpgrade, session: Box<impl Machine>) {
+/// Runs a session; `_places` are its places among the connections.
+async fn run<B: Backend>(
+    app: Arc<App<B>>,
+    backend: Arc<B>,
+    upgraded: OnUpgrade,
+    session: Box<impl Machine + Send>,
+    _places: (Arc<Source>, Option<Place>),
+) {
     let upgraded = match upgraded.await {
         Ok(upgraded) => upgraded,
         Err(e) => return tracing::debug!(error = %e, "the client went away during the handshake"),
     };
-    // The socket itself rather than a box around it: every read and write goes through this.
-    let Ok(parts) = upgraded.downcast::<TokioIo<TcpStream>>() else {
-        return tracing::error!("a connection is not of the type it was served as");
-    };
     let counted = app.count_connection();
     let stop = counted.stop.clone();
-    task::run(parts.io.into_inner(), parts.read_buf, app.max_message, session, backend, stop).await;
+    // The socket itself rather than a box around it: every read and write goes through this.
+    let upgraded = match upgraded.downcast::<TokioIo<TcpStream>>() {
+        Ok(parts) => {
+            return task::run(parts.io.into_inner(), parts.read_buf, app.max_message, session, backend, stop).await;
+        }
+        Err(upgraded) => upgraded,
+    };
+    let Ok(parts) = upgraded.downcast::<TokioIo<TlsStream<TcpStream>>>() else {
+        return tracing::error!("a connection is not of a type that it was served as");
+    };
+    let within_tls = async {
+        let socket = Socket::new(parts.io.into_inner(), parts.read_buf, app.max_message).await;
+        stream::run(session, backend, socket, stop).await;
+    };
+    Box::pin(within_tls).await;
 }

@@ -27,7 +27,7 @@ pub enum Codec {
 /// A connected client as the hub sees it.
 #[derive(Debug)]
 pub struct Client {
-    /// Id of the connection, unique in the cluster.
+    /// Id of the connection, unique in the cluster. Empty: the server itself, which nobody is shown.
     pub id: String,
     /// The user's name; empty for anonymous.
     pub user: String,
@@ -170,6 +170,8 @@ pub enum ToClient {
         /// Where the client stood: the last publication given to it. `None` if that means nothing any more.
         position: Option<Position>,
     },
+    /// What the server wants of the connection.
+    Order(Order),
     /// Answer to a publish.
     Published {
         /// The command's id.
@@ -191,6 +193,17 @@ pub enum ToClient {
         /// Who is there.
         result: Result<Presence, ErrorCode>,
     },
+}
+
+/// What the server wants of a connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Order {
+    /// To end.
+    Disconnect(CloseCode),
+    /// To be a member of the room.
+    Subscribe(RoomId),
+    /// To be a member of the room no longer.
+    Unsubscribe(RoomId),
 }
 
 /// A granted subscription.

@@ -108,7 +108,7 @@ impl Publishes {
             settled_below,
             generation: first_sent_in,
             data: publish.data.clone(),
-            info: Some(info(&publish.client)),
+            info: (!publish.client.id.is_empty()).then(|| info(&publish.client)),
             id: publish.id.clone(),
             keeps: self.namespaces.keeps(&publish.room).map(Box::new),
         })

@@ -434,6 +434,7 @@ fn cost(message: &ToClient) -> usize {
             | ToClient::Presence { .. }
             | ToClient::Unsubscribed { .. }
             | ToClient::Dropped { .. }
+            | ToClient::Order(_)
             | ToClient::Published { .. } => 0,
         }
 }

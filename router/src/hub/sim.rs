@@ -481,7 +481,7 @@ impl User {
                     }
                 }
             }
-            ToClient::History { .. } | ToClient::Presence { .. } => unreachable!("nobody asked"),
+            ToClient::History { .. } | ToClient::Presence { .. } | ToClient::Order(_) => unreachable!("nobody asked"),
         }
     }
 

@@ -163,6 +163,7 @@ fn told(who: &Client) -> Vec<String> {
         ToClient::Subscribed { request, result: Err(e), .. } => format!("{request}: error {}", e.code),
         ToClient::Unsubscribed { request, .. } => format!("{request}: out"),
         ToClient::Dropped { code, .. } => format!("dropped {}", code.code),
+        ToClient::Order(order) => panic!("{order:?}"),
         ToClient::Published { request, result: Ok(p) } => format!("{request}: at {}", p.position.seq.0),
         ToClient::Published { request, result: Err(e) } => format!("{request}: error {}", e.code),
         ToClient::History { request, result: Ok(History { top, publications }) } => {

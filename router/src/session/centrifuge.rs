@@ -8,15 +8,18 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use roomring_proto::RoomId;
-use roomring_proto::client::{self, Answer, Format, Reply, Request};
+use roomring_proto::client::{self, Answer, Connect, Format, Reply, Request};
 use roomring_proto::close::{CloseCode, ErrorCode};
 
 use self::connect::Opening;
 use self::rooms::{EXPIRY_GRACE, named, subscribed};
 use super::few::Few;
 use super::rpc::{self, PublishCall};
-use super::{ClientId, Clock, IN_FLIGHT, Input, Limits, Machine, Output, Policy, Transport, User};
-use crate::hub::api::{Client, Command, ToClient};
+use super::{ClientId, Clock, IN_FLIGHT, Input, Limits, Machine, Output, Policy, TOO_FAST, Transport, User};
+use crate::auth::Shown;
+use crate::hub::api::{Client, Command, Order, ToClient};
+use crate::limits::Bucket;
+use crate::roster::Entry;
 
 /// A session of the Centrifuge client protocol.
 #[derive(Debug)]
@@ -28,6 +31,8 @@ pub struct Centrifuge {
     id: ClientId,
     /// Named in the URL; the connect data wins.
     user: User,
+    /// What others are shown of its handshake.
+    shown: Shown,
     /// Where in the second half of the interval the first ping comes, 0 to 1: spreads the pings of many clients.
     ping_phase: f64,
     stage: Stage,
@@ -38,6 +43,9 @@ pub struct Centrifuge {
     rooms: Few<RoomId, Membership>,
     /// When the first of them that expires is over.
     room_expires: Option<Instant>,
+    bucket: Bucket,
+    /// Commands in a row that were too fast.
+    too_fast: u32,
 }
 
 #[derive(Debug)]
@@ -45,6 +53,14 @@ enum Stage {
     /// No connect command yet.
     New {
         deadline: Option<Instant>,
+    },
+    /// Others are asked who it is.
+    Asking {
+        /// Its connect command.
+        request: u32,
+        connect: Box<Connect>,
+        /// What it asked meanwhile.
+        commands: Vec<client::Command>,
     },
     /// It was told why it can't connect.
     Refused {
@@ -55,6 +71,7 @@ enum Stage {
         next_ping: Instant,
         pong_due: Option<Instant>,
         expires: Option<Instant>,
+        _entry: Entry,
     },
     Closed {
         client: Option<Arc<Client>>,
@@ -80,8 +97,8 @@ enum Membership {
         terms: Terms,
     },
     Joined(Terms),
-    /// Not refreshed in time: the hub was told.
-    Expiring,
+    /// Ended by the server: the hub was told, and the client will be, with this code.
+    Ending(CloseCode),
     /// Ended by the server; the client is about to subscribe again, and may publish meanwhile.
     Dropped,
 }
@@ -113,7 +130,7 @@ impl Centrifuge {
         transport: Transport,
         clock: Clock,
         id: ClientId,
-        user: User,
+        (user, shown): (User, Shown),
         ping_phase: f64,
     ) -> Self {
         Self {
@@ -123,12 +140,15 @@ impl Centrifuge {
             clock,
             id,
             user,
+            shown,
             ping_phase,
             stage: Stage::New { deadline: None },
             opening: None,
             in_flight: Few::default(),
             rooms: Few::default(),
             room_expires: None,
+            bucket: Bucket::new(limits.commands),
+            too_fast: 0,
         }
     }
 
@@ -169,8 +189,17 @@ impl Centrifuge {
     }
 
     fn on_command(&mut self, now: Instant, command: client::Command, out: &mut Vec<Output>) -> Result<(), Fatal> {
-        let client = match &self.stage {
+        let client = match &mut self.stage {
             Stage::Open { client, .. } => client.clone(),
+            Stage::Asking { commands, .. } => {
+                let id = command.id;
+                if commands.len() < IN_FLIGHT {
+                    commands.push(command);
+                } else {
+                    out.push(self.reply(id, Err(ErrorCode::TOO_MANY_REQUESTS)));
+                }
+                return Ok(());
+            }
             Stage::New { .. } => match command {
                 client::Command { id, request: Request::Connect(connect) } => {
                     return self.on_connect(now, id, connect, out);
@@ -193,6 +222,17 @@ impl Centrifuge {
         if published || self.in_flight.contains_key(&id) {
             return Err(BAD_REQUEST);
         }
+        if !matches!(request, Request::Pong) && !self.in_time(&client)? {
+            match request {
+                // A membership must be possible to end: an SDK would reconnect instead.
+                Request::Unsubscribe { .. } => {}
+                Request::Send => return Ok(()),
+                _ => {
+                    out.push(self.reply(id, Err(ErrorCode::TOO_MANY_REQUESTS)));
+                    return Ok(());
+                }
+            }
+        }
         let asked = match request {
             Request::Connect(_) => return Err(BAD_REQUEST),
             Request::Pong => return self.on_pong(),
@@ -208,10 +248,12 @@ impl Centrifuge {
                 return Ok(());
             }
             Request::Unsubscribe { channel } => return self.on_unsubscribe(id, client, &channel, out),
-            _ if self.in_flight.len() + publishing >= IN_FLIGHT => Err(ErrorCode::TOO_MANY_REQUESTS),
+            _ if self.in_flight.len() + publishing >= IN_FLIGHT || self.policy.memory.is_short() => {
+                Err(ErrorCode::TOO_MANY_REQUESTS)
+            }
             Request::Subscribe(subscribe) => self.on_subscribe(now, id, client, &subscribe)?,
             Request::Publish { channel, data } => {
-                match self.publish(&client, named(&channel)?, data, String::new()) {
+                match self.publish(now, &client, named(&channel)?, data, String::new()) {
                     Ok((room, data, id_given)) => {
                         client.queue.publishing(id);
                         out.push(Output::Hub(Command::Publish { request: id, room, client, data, id: id_given }));
@@ -223,7 +265,7 @@ impl Centrifuge {
             Request::Rpc { method, data } if method == rpc::PUBLISH => self
                 .json(data)
                 .and_then(|data| PublishCall::parse(&data))
-                .and_then(|call| self.publish(&client, Ok(call.room), call.data, call.id))
+                .and_then(|call| self.publish(now, &client, Ok(call.room), call.data, call.id))
                 .map(|(room, data, id_given)| {
                     (Asked::RpcPublish, Command::Publish { request: id, room, client, data, id: id_given })
                 }),
@@ -242,10 +284,20 @@ impl Centrifuge {
         Ok(())
     }
 
+    /// Whether a command comes no faster than it may. Whoever goes on all the same is closed.
+    fn in_time(&mut self, client: &Client) -> Result<bool, Fatal> {
+        if self.bucket.take() && self.policy.rates.take_of_user(&client.user) {
+            self.too_fast = 0;
+            return Ok(true);
+        }
+        self.too_fast += 1;
+        if self.too_fast > TOO_FAST { Err(Fatal(CloseCode::TOO_MANY_REQUESTS)) } else { Ok(false) }
+    }
+
     fn on_pong(&mut self) -> Result<(), Fatal> {
         let due = match &mut self.stage {
             Stage::Open { pong_due, .. } => pong_due.take(),
-            Stage::New { .. } | Stage::Refused { .. } | Stage::Closed { .. } => None,
+            Stage::New { .. } | Stage::Asking { .. } | Stage::Refused { .. } | Stage::Closed { .. } => None,
         };
         // One that no ping asked for breaks the protocol.
         due.map(|_| ()).ok_or(BAD_REQUEST)
@@ -263,6 +315,9 @@ impl Centrifuge {
         match event {
             ToClient::Push(frame) => self.write(frame.payload(), out),
             ToClient::Dropped { room, code, .. } => return self.on_dropped(room, code, out),
+            ToClient::Order(Order::Disconnect(code)) => return Err(Fatal(code)),
+            ToClient::Order(Order::Subscribe(room)) => return self.on_told_to_join(room, out),
+            ToClient::Order(Order::Unsubscribe(room)) => return self.on_told_to_leave(&room, out),
             ToClient::Subscribed { request: SERVER, room, result } => {
                 return self.on_joined_for(now, &room, result, out);
             }
@@ -291,7 +346,7 @@ impl Centrifuge {
                 }
                 self.answer(request, Asked::Subscribe, answer, out);
             }
-            ToClient::Unsubscribed { request: SERVER, room } => self.on_expired(&room, out),
+            ToClient::Unsubscribed { request: SERVER, room } => self.on_ended(&room, out),
             ToClient::Unsubscribed { request, .. } => {
                 self.answer(request, Asked::Unsubscribe, Ok(Answer::Unsubscribe), out);
             }
@@ -358,7 +413,11 @@ impl Centrifuge {
                 });
                 None
             }
-            Stage::New { .. } | Stage::Refused { .. } | Stage::Open { .. } | Stage::Closed { .. } => None,
+            Stage::New { .. }
+            | Stage::Asking { .. }
+            | Stage::Refused { .. }
+            | Stage::Open { .. }
+            | Stage::Closed { .. } => None,
         };
         if let Some(code) = closed_by {
             self.close(code, out);
@@ -383,6 +442,11 @@ impl Machine for Centrifuge {
                 }
             }
             Input::Tick => self.on_tick(now, out),
+            Input::Found(found) => {
+                if let Err(Fatal(code)) = self.on_found(now, found, out) {
+                    self.close(code, out);
+                }
+            }
             Input::Pong => self.on_native_pong(),
         }
     }
@@ -399,13 +463,14 @@ impl Machine for Centrifuge {
                 let expiry = expires.map(|at| at + EXPIRY_GRACE);
                 [Some(*next_ping), *pong_due, expiry, self.room_expires].into_iter().flatten().min()
             }
-            Stage::Closed { .. } => None,
+            // Its task waits for the answer, which comes in time.
+            Stage::Asking { .. } | Stage::Closed { .. } => None,
         }
     }
 
     fn client(&self) -> Option<&Arc<Client>> {
         match &self.stage {
-            Stage::New { .. } | Stage::Refused { .. } => None,
+            Stage::New { .. } | Stage::Asking { .. } | Stage::Refused { .. } => None,
             Stage::Open { client, .. } => Some(client),
             Stage::Closed { client } => client.as_ref(),
         }

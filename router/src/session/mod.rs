@@ -7,6 +7,7 @@ mod identity;
 mod plain;
 mod policy;
 mod rpc;
+pub(crate) mod stream;
 pub mod task;
 
 use std::sync::Arc;
@@ -17,7 +18,9 @@ use roomring_proto::RoomId;
 use roomring_proto::client::Format;
 use roomring_proto::close::CloseCode;
 
+use crate::auth::{ConnectionToken, Lookup, NotKnown};
 use crate::hub::api::{Client, Command, ToClient};
+use crate::limits::Rate;
 
 pub use centrifuge::Centrifuge;
 pub use identity::{BadUser, ClientId, User};
@@ -38,6 +41,8 @@ pub enum Input<'a> {
     Pong,
     /// From the client's queue.
     Hub(ToClient),
+    /// What a lookup found.
+    Found(Result<ConnectionToken, NotKnown>),
     /// The deadline of [`Machine::next_deadline`] passed.
     Tick,
 }
@@ -51,6 +56,8 @@ pub enum Output {
     Ping,
     /// A command to the hub.
     Hub(Command),
+    /// To be waited for; what it finds is the next input.
+    Lookup(Lookup),
     /// Everything before this goes out, then the connection is closed.
     Close(CloseCode),
 }
@@ -85,6 +92,8 @@ pub struct Transport {
     pub format: Format,
     /// Native WebSocket pings instead of the protocol's, for tools that answer those by themselves.
     pub native_pings: bool,
+    /// The secret of a session over HTTP.
+    pub session: Option<u128>,
 }
 
 /// A client's share of the server.
@@ -100,7 +109,12 @@ pub struct Limits {
     pub queue_bytes: usize,
     /// Most rooms a client may be in.
     pub rooms: usize,
+    /// How often it may command something; `None` = as often as it likes.
+    pub commands: Option<Rate>,
 }
+
+/// Commands in a row that are refused as too fast before the connection is closed.
+const TOO_FAST: u32 = 100;
 
 /// Most commands of one client that may be waiting for their answer. SDKs send at most a burst of subscribes on reconnect;
 /// the hub's own queues hold what is in flight, so one client must not fill them.

@@ -8,10 +8,13 @@ use roomring_proto::RoomId;
 use roomring_proto::client::plain;
 use roomring_proto::close::{CloseCode, ErrorCode};
 
-use super::{ClientId, IN_FLIGHT, Input, Limits, Machine, Output, User};
-use crate::hub::api::{Client, ClientPosition, Codec, Command, Position, Subscribed, ToClient};
+use super::{ClientId, IN_FLIGHT, Input, Limits, Machine, Output, Policy, TOO_FAST, User};
+use crate::auth::Unix;
+use crate::hub::api::{Client, ClientPosition, Codec, Command, Order, Position, Subscribed, ToClient};
 use crate::hub::queue::ClientQueue;
+use crate::limits::Bucket;
 use crate::namespaces::{Options, Publish};
+use crate::roster::Entry;
 
 /// First wait before a refused subscribe is tried again, doubled up to [`LONGEST_WAIT`].
 const FIRST_WAIT: Duration = Duration::from_millis(200);
@@ -23,7 +26,11 @@ const LONGEST_WAIT: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct Plain {
     limits: Limits,
+    policy: Arc<Policy>,
     options: Options,
+    bucket: Bucket,
+    /// Messages in a row that were too fast.
+    too_fast: u32,
     client: Arc<Client>,
     room: RoomId,
     membership: Membership,
@@ -37,6 +44,8 @@ pub struct Plain {
     pong_due: Option<Instant>,
     ping_phase: f64,
     closed: bool,
+    /// Its place among the connections, once it has one.
+    entry: Option<Entry>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,7 +57,15 @@ enum Membership {
 
 impl Plain {
     /// A session for `user` in `room`. `ping_phase` is a random number from 0 to 1.
-    pub fn new(limits: Limits, options: Options, id: ClientId, user: User, room: RoomId, ping_phase: f64) -> Self {
+    pub fn new(
+        limits: Limits,
+        policy: Arc<Policy>,
+        options: Options,
+        id: ClientId,
+        user: User,
+        room: RoomId,
+        ping_phase: f64,
+    ) -> Self {
         let client = Client {
             id: id.to_string(),
             user: user.into_string(),
@@ -58,7 +75,10 @@ impl Plain {
         };
         Self {
             limits,
+            policy,
             options,
+            bucket: Bucket::new(limits.commands),
+            too_fast: 0,
             client: Arc::new(client),
             room,
             membership: Membership::Joining { request: 0, wait: FIRST_WAIT },
@@ -70,7 +90,17 @@ impl Plain {
             pong_due: None,
             ping_phase,
             closed: false,
+            entry: None,
         }
+    }
+
+    /// Takes its place among the connections.
+    ///
+    /// # Errors
+    /// If its user may not connect.
+    pub fn enter(&mut self, now: Unix) -> Result<(), CloseCode> {
+        self.entry = Some(self.policy.roster.enter(&self.client, now)?);
+        Ok(())
     }
 
     fn request(&mut self) -> u32 {
@@ -96,6 +126,11 @@ impl Plain {
         out.push(Output::Write(plain::error(self.room.as_str(), text)));
     }
 
+    fn close(&mut self, code: CloseCode, out: &mut Vec<Output>) {
+        self.closed = true;
+        out.push(Output::Close(code));
+    }
+
     fn on_message(&mut self, data: &[u8], text: bool, out: &mut Vec<Output>) {
         // WebSocket promises that text is UTF-8.
         let message = match std::str::from_utf8(data) {
@@ -111,7 +146,16 @@ impl Plain {
         if self.options.max_payload.is_some_and(|most| message.len() as u64 > most.0) {
             return self.error("a message was not sent: it is too long for this room", out);
         }
-        if self.publishes >= IN_FLIGHT {
+        let rates = &self.policy.rates;
+        if !(self.bucket.take() && rates.take_of_user(&self.client.user) && rates.take_of_room(&self.room)) {
+            self.too_fast += 1;
+            if self.too_fast > TOO_FAST {
+                return self.close(CloseCode::TOO_MANY_REQUESTS, out);
+            }
+            return self.error("a message was not sent: too fast", out);
+        }
+        self.too_fast = 0;
+        if self.publishes >= IN_FLIGHT || self.policy.memory.is_short() {
             return self.error("too many messages are waiting for their turn: this one was not sent", out);
         }
         let data = serde_json::to_vec(message).expect("text can be written as JSON").into();
@@ -133,8 +177,7 @@ impl Plain {
             ToClient::Dropped { code, position, .. } => {
                 self.position = position;
                 if code == CloseCode::UNSUBSCRIBED {
-                    self.closed = true;
-                    out.push(Output::Close(CloseCode::FORCE_DISCONNECT));
+                    self.close(CloseCode::FORCE_DISCONNECT, out);
                 } else {
                     self.subscribe(FIRST_WAIT, out);
                 }
@@ -145,6 +188,12 @@ impl Plain {
                     self.error(refused_message(error), out);
                 }
             }
+            ToClient::Order(Order::Disconnect(code)) => self.close(code, out),
+            // It has no other room to be in.
+            ToClient::Order(Order::Unsubscribe(room)) if room == self.room => {
+                self.close(CloseCode::FORCE_DISCONNECT, out);
+            }
+            ToClient::Order(Order::Subscribe(_) | Order::Unsubscribe(_)) => {}
             ToClient::Unsubscribed { .. } | ToClient::History { .. } | ToClient::Presence { .. } => {}
         }
     }
@@ -181,8 +230,7 @@ impl Plain {
             self.subscribe((wait * 2).min(LONGEST_WAIT), out);
         }
         if self.pong_due.is_some_and(|due| due <= now) {
-            self.closed = true;
-            out.push(Output::Close(CloseCode::NO_PONG));
+            self.close(CloseCode::NO_PONG, out);
         } else if self.next_ping.is_some_and(|due| due <= now) {
             self.next_ping = Some(now + self.limits.ping);
             self.pong_due.get_or_insert(now + self.limits.pong_timeout);
@@ -222,6 +270,8 @@ impl Machine for Plain {
             Input::Pong => self.pong_due = None,
             Input::Hub(event) => self.on_hub(now, event, out),
             Input::Tick => self.on_tick(now, out),
+            // It asks nobody.
+            Input::Found(_) => {}
         }
     }
 

@@ -1,9 +1,12 @@
 //! What sessions share: who clients are, and what holds in rooms.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::auth::{Auth, Unix};
+use crate::limits::{Memory, Rates};
 use crate::namespaces::Namespaces;
+use crate::roster::Roster;
 
 /// The rules that every session goes by.
 #[derive(Debug, Default)]
@@ -12,6 +15,14 @@ pub struct Policy {
     pub auth: Auth,
     /// What holds in rooms.
     pub namespaces: Namespaces,
+    /// The router's name, for clients over HTTP.
+    pub router: String,
+    /// Who is connected, and who may not.
+    pub roster: Arc<Roster>,
+    /// How often users may command something, and rooms be published to.
+    pub rates: Arc<Rates>,
+    /// Whether there is memory for anything new.
+    pub memory: Arc<Memory>,
 }
 
 /// Time of day on the clock of instants: read once, when a connection is made.

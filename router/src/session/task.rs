@@ -274,6 +274,10 @@ where
                         Ok(taken) => overloaded = !taken,
                         Err(ending) => end = Err(ending),
                     },
+                    Output::Lookup(lookup) => {
+                        let found = lookup.0.await;
+                        self.machine.handle(now(), Input::Found(found), &mut self.outputs);
+                    }
                     Output::Close(code) => end = Err(code.into()),
                 }
                 if end.is_err() {
@@ -337,7 +341,7 @@ where
                 match output {
                     Output::Write(message) => frames.push(frame(&**machine, &message)),
                     Output::Ping => frames.push(Frame::PING),
-                    Output::Hub(_) => outputs.push(output),
+                    Output::Hub(_) | Output::Lookup(_) => outputs.push(output),
                     Output::Close(code) => {
                         close = Some(code);
                         return ControlFlow::Break(());
@@ -396,7 +400,7 @@ fn now() -> std::time::Instant {
 }
 
 /// The answer to a command that the hub did not take.
-fn refusal(command: &Command) -> Option<ToClient> {
+pub(crate) fn refusal(command: &Command) -> Option<ToClient> {
     let result = ErrorCode::INTERNAL;
     Some(match command {
         Command::Subscribe { request, room, .. } => {

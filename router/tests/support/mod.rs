@@ -13,7 +13,7 @@ use roomring_proto::client::{Format, Push, plain};
 use roomring_proto::close::CloseCode;
 use roomring_proto::{Epoch, Generation, Lsn, NodeId, RoomId, Seq, Uid, v1};
 use roomring_router::auth::Auth;
-use roomring_router::http::{App, Readiness, bind, serve};
+use roomring_router::http::{App, AppConfig, Readiness, bind, serve};
 use roomring_router::hub::api::{Client, Codec, Command, History, Position, Presence, Published, Subscribed, ToClient};
 use roomring_router::session::{Limits, Policy};
 use roomring_router::{Backend, Frame, Refused, Whereabouts};
@@ -181,6 +181,7 @@ pub(crate) fn limits() -> Limits {
         connect_timeout: SOON,
         queue_bytes: 1 << 20,
         rooms: 3,
+        commands: None,
     }
 }
 
@@ -226,7 +227,15 @@ impl Edge {
     async fn bare(limits: Limits, policy: Policy, handshake_timeout: Duration) -> Self {
         let listener = bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let app = Arc::new(App::new(limits, policy, MAX_MESSAGE, handshake_timeout, true));
+        let app = Arc::new(App::new(AppConfig {
+            limits,
+            policy: Arc::new(policy),
+            max_message: MAX_MESSAGE,
+            handshake_timeout,
+            page: true,
+            api: None,
+            guards: Arc::default(),
+        }));
         tokio::spawn(serve(listener, app.clone()));
         Self { address, app, rooms: Arc::default() }
     }

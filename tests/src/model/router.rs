@@ -350,7 +350,10 @@ impl Seen {
                 };
                 self.taken_back |= self.outcomes.insert(request.into(), outcome).is_some();
             }
-            ToClient::Unsubscribed { .. } | ToClient::History { .. } | ToClient::Presence { .. } => {}
+            ToClient::Unsubscribed { .. }
+            | ToClient::History { .. }
+            | ToClient::Presence { .. }
+            | ToClient::Order(_) => {}
         }
         false
     }

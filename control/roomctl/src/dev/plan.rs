@@ -92,8 +92,10 @@ impl Plan {
             let http = nth_address(args.http, number - 1).unwrap_or(args.http);
             let mut own: Vec<OsString> =
                 vec!["--http".into(), http.to_string().into(), "--grpc".into(), "127.0.0.1:0".into()];
-            if let Some(file) = &args.config {
-                own.extend(["--config".into(), file.into()]);
+            match &args.config {
+                Some(file) => own.extend(["--config".into(), file.into()]),
+                // A file says itself who may come in.
+                None => own.extend(["--insecure-names".into(), "true".into()]),
             }
             spec(Role::Router, number, own)
         };
@@ -157,6 +159,8 @@ mod tests {
         assert_eq!(flag(&specs[4], "--http"), "127.0.0.1:9002");
         assert_eq!(flag(&specs[4], "--config"), "c.toml");
         assert!(specs.iter().all(|s| flag(s, "--etcd") == "http://e:1"));
+        assert!(!specs[4].args.contains(&"--insecure-names".into()));
+        assert_eq!(flag(&plan(&[])[4], "--insecure-names"), "true");
         assert!(plan(&["--http=127.0.0.1:0"])[3..].iter().all(|s| flag(s, "--http") == "127.0.0.1:0"));
     }
 

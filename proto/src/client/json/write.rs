@@ -25,6 +25,12 @@ pub fn write_reply(reply: &Reply, out: &mut Vec<u8>) {
     write(&WireReply(reply), out);
 }
 
+/// A push that ends a connection which is no WebSocket, as one line without its newline.
+pub fn disconnect(code: u16, reason: &str) -> Bytes {
+    let push = serde_json::json!({"push": {"disconnect": {"code": code, "reason": reason}}});
+    push.to_string().into()
+}
+
 /// A push for `channel`, as one line without its newline.
 pub fn push(channel: &str, push: &Push<'_>) -> Bytes {
     let mut out = Vec::new();
@@ -167,6 +173,10 @@ struct WireConnect<'a> {
     ping: u32,
     #[serde(skip_serializing_if = "is_zero")]
     pong: bool,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    session: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    node: &'a str,
 }
 
 impl<'a> From<&'a Connected> for WireConnect<'a> {
@@ -178,6 +188,8 @@ impl<'a> From<&'a Connected> for WireConnect<'a> {
             subs: c.subs.iter().map(|(channel, sub)| (channel.as_str(), sub.into())).collect(),
             ping: c.ping,
             pong: c.pong,
+            session: &c.session,
+            node: &c.node,
         }
     }
 }

@@ -353,7 +353,15 @@ fn answer() -> impl Strategy<Value = Result<Answer, ErrorCode>> {
         (text(), prop::option::of(1u32..), prop::collection::btree_map(text(), any_subscribed(), 0..3), any::<u32>())
             .prop_map(|(client, ttl, subs, ping)| {
                 let version = "1".into();
-                Ok(Answer::Connect(Connected { client, version, ttl, subs, ping, pong: ping % 2 == 0 }))
+                Ok(Answer::Connect(Connected {
+                    client,
+                    version,
+                    ttl,
+                    subs,
+                    ping,
+                    pong: ping % 2 == 0,
+                    ..Connected::default()
+                }))
             }),
         any_subscribed().prop_map(|s| Ok(Answer::Subscribe(s))),
         Just(Ok(Answer::Unsubscribe)),

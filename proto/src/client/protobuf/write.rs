@@ -52,6 +52,13 @@ pub fn write_reply(reply: &Reply, out: &mut Vec<u8>) {
     write(&wire, out);
 }
 
+/// A push that ends a connection which is no WebSocket.
+pub fn disconnect(code: u16, reason: &str) -> Bytes {
+    let disconnect = wire::Disconnect { code: code.into(), reason: reason.to_owned(), reconnect: false };
+    let push = wire::Push { disconnect: Some(disconnect), ..Default::default() };
+    wire::Reply { push: Some(push), ..Default::default() }.encode_length_delimited_to_vec().into()
+}
+
 /// A push for `channel`.
 pub fn push(channel: &str, push: &Push<'_>) -> Bytes {
     let mut out = Vec::new();
@@ -104,6 +111,8 @@ impl From<&Connected> for wire::ConnectResult {
             subs: c.subs.iter().map(|(channel, sub)| (channel.clone(), sub.into())).collect(),
             ping: c.ping,
             pong: c.pong,
+            session: c.session.clone(),
+            node: c.node.clone(),
         }
     }
 }

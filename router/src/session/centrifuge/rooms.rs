@@ -73,7 +73,7 @@ impl Centrifuge {
         };
         match self.rooms.get(&room) {
             Some(Membership::Joining { .. } | Membership::Joined(_)) => return Ok(Err(ErrorCode::ALREADY_SUBSCRIBED)),
-            Some(Membership::Dropped | Membership::Expiring) => {}
+            Some(Membership::Dropped | Membership::Ending(_)) => {}
             None if self.rooms.len() >= self.limits.rooms => return Ok(Err(ErrorCode::LIMIT_EXCEEDED)),
             None => {}
         }
@@ -124,6 +124,10 @@ impl Centrifuge {
             Ok(options) => options,
             Err(error) => return Ok(Err(error)),
         };
+        let unix = self.clock.unix(now);
+        if self.policy.roster.bans_from(&client.user, room, unix) {
+            return Ok(Err(ErrorCode::PERMISSION_DENIED));
+        }
         let Some(tokens) = self.policy.auth.tokens.as_ref().filter(|_| !token.is_empty()) else {
             let open = match options.join {
                 Join::Anyone => true,
@@ -133,15 +137,19 @@ impl Centrifuge {
             let may = open && namespaces::admits(room, &client.user);
             return Ok(if may { Ok(Grant::default()) } else { Err(ErrorCode::PERMISSION_DENIED) });
         };
-        match tokens.subscription(token, self.clock.unix(now)) {
+        match tokens.subscription(token, unix) {
             Ok(token) if token.room != *room || token.user.as_str() != client.user => {
                 Err(Fatal(CloseCode::INVALID_TOKEN))
+            }
+            Ok(token) if self.policy.roster.revokes(&client.user, token.issued, unix) => {
+                Ok(Err(ErrorCode::TOKEN_EXPIRED))
             }
             Ok(token) if token.client.as_ref().is_some_and(|id| *id != client.id) => {
                 Ok(Err(ErrorCode::PERMISSION_DENIED))
             }
             Ok(token) => Ok(Ok(Grant { expires: token.expires, overrides: token.overrides })),
             Err(Rejected::Expired) => Ok(Err(ErrorCode::TOKEN_EXPIRED)),
+            Err(Rejected::Later) => Ok(Err(ErrorCode::INTERNAL)),
             Err(e @ Rejected::Invalid(_)) => {
                 tracing::debug!(client = %self.id, error = %e, "subscribe refused");
                 Ok(Err(ErrorCode::PERMISSION_DENIED))
@@ -166,7 +174,7 @@ impl Centrifuge {
                 self.in_flight.insert(id, Asked::Unsubscribe);
                 out.push(Output::Hub(Command::Unsubscribe { request: Some(id), room, client }));
             }
-            Some((_, Membership::Dropped | Membership::Expiring)) | None => {
+            Some((_, Membership::Dropped | Membership::Ending(_))) | None => {
                 out.push(self.reply(id, Ok(Answer::Unsubscribe)));
             }
         }
@@ -177,6 +185,7 @@ impl Centrifuge {
     /// Checks a publish.
     pub(super) fn publish(
         &self,
+        now: Instant,
         client: &Client,
         room: Named,
         data: Bytes,
@@ -188,8 +197,12 @@ impl Centrifuge {
         }
         let options = self.policy.namespaces.of(&room)?;
         let may = match options.publish {
-            Publish::Anyone => namespaces::admits(&room, &client.user),
-            Publish::Members => self.rooms.contains_key(&room),
+            // Members that are banned are members no longer.
+            Publish::Anyone => {
+                namespaces::admits(&room, &client.user)
+                    && !self.policy.roster.bans_from(&client.user, &room, self.clock.unix(now))
+            }
+            Publish::Members => !matches!(self.rooms.get(&room), None | Some(Membership::Ending(_))),
             Publish::Nobody => false,
         };
         if !may {
@@ -202,6 +215,9 @@ impl Centrifuge {
             Payload::Json => self.json(data)?,
             Payload::Binary => data,
         };
+        if !self.policy.rates.take_of_room(&room) {
+            return Err(ErrorCode::TOO_MANY_REQUESTS);
+        }
         Ok((room, data, id))
     }
 
@@ -264,7 +280,7 @@ impl Centrifuge {
         let Some(tokens) = &self.policy.auth.tokens else { return Ok(Err(ErrorCode::NOT_AVAILABLE)) };
         let terms = match self.rooms.get_mut(&room) {
             Some(Membership::Joining { terms, .. } | Membership::Joined(terms)) => terms,
-            Some(Membership::Dropped | Membership::Expiring) | None => return Ok(Err(ErrorCode::PERMISSION_DENIED)),
+            Some(Membership::Dropped | Membership::Ending(_)) | None => return Ok(Err(ErrorCode::PERMISSION_DENIED)),
         };
         if terms.expires.is_none() || token.is_empty() {
             return Err(BAD_REQUEST);
@@ -272,10 +288,14 @@ impl Centrifuge {
         let renewed = match tokens.subscription(token, self.clock.unix(now)) {
             Ok(renewed) => renewed,
             Err(Rejected::Expired) => return Ok(Err(ErrorCode::EXPIRED)),
+            Err(Rejected::Later) => return Ok(Err(ErrorCode::INTERNAL)),
             Err(Rejected::Invalid(_)) => return Err(Fatal(CloseCode::INVALID_TOKEN)),
         };
         if renewed.room != room || renewed.user.as_str() != client.user {
             return Err(Fatal(CloseCode::INVALID_TOKEN));
+        }
+        if self.policy.roster.revokes(&client.user, renewed.issued, self.clock.unix(now)) {
+            return Ok(Err(ErrorCode::EXPIRED));
         }
         terms.expires = renewed.expires.and_then(|at| self.clock.instant(at));
         let ttl = terms.expires.map(|at| seconds_until(now, at));
@@ -310,7 +330,7 @@ impl Centrifuge {
             if let Membership::Joined(Terms { expires: Some(expires), .. }) = membership
                 && *expires + EXPIRY_GRACE <= now
             {
-                *membership = Membership::Expiring;
+                *membership = Membership::Ending(CloseCode::UNSUBSCRIBED_EXPIRED);
                 let (room, client) = (room.clone(), client.clone());
                 out.push(Output::Hub(Command::Unsubscribe { request: Some(SERVER), room, client }));
             }
@@ -318,20 +338,40 @@ impl Centrifuge {
         self.note_expiry();
     }
 
-    /// The hub let go of a membership that had expired.
-    pub(super) fn on_expired(&mut self, room: &RoomId, out: &mut Vec<Output>) {
-        if self.rooms.get(room) == Some(&Membership::Expiring) {
+    /// The hub let go of a membership that the server has ended.
+    pub(super) fn on_ended(&mut self, room: &RoomId, out: &mut Vec<Output>) {
+        if let Some(Membership::Ending(code)) = self.rooms.get(room).copied() {
             self.rooms.remove(room);
-            let push = Push::Unsubscribe(CloseCode::UNSUBSCRIBED_EXPIRED);
-            self.write(self.transport.format.push(room.as_str(), &push), out);
+            self.write(self.transport.format.push(room.as_str(), &Push::Unsubscribe(code)), out);
         }
+    }
+
+    /// The business server wants the client out of a room.
+    pub(super) fn on_told_to_leave(&mut self, room: &RoomId, out: &mut Vec<Output>) -> Result<(), Fatal> {
+        let Stage::Open { client, .. } = &self.stage else { return Ok(()) };
+        match self.rooms.get_mut(room) {
+            // The answer to its connect command names the room, or should have.
+            Some(Membership::Joining { request: SERVER, .. }) => return Err(Fatal(CloseCode::INSUFFICIENT_STATE)),
+            Some(membership @ (Membership::Joining { .. } | Membership::Joined(_))) => {
+                *membership = Membership::Ending(CloseCode::UNSUBSCRIBED);
+                let (room, client) = (room.clone(), client.clone());
+                out.push(Output::Hub(Command::Unsubscribe { request: Some(SERVER), room, client }));
+            }
+            Some(membership @ Membership::Dropped) => {
+                *membership = Membership::Ending(CloseCode::UNSUBSCRIBED);
+                self.on_ended(room, out);
+            }
+            Some(Membership::Ending(_)) | None => {}
+        }
+        self.note_expiry();
+        Ok(())
     }
 
     /// Memberships changed: when the first of them is over.
     pub(super) fn note_expiry(&mut self) {
         let expiries = self.rooms.values().filter_map(|membership| match membership {
             Membership::Joined(terms) => terms.expires,
-            Membership::Joining { .. } | Membership::Expiring | Membership::Dropped => None,
+            Membership::Joining { .. } | Membership::Ending(_) | Membership::Dropped => None,
         });
         self.room_expires = expiries.min().map(|at| at + EXPIRY_GRACE);
     }

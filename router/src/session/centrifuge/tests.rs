@@ -9,6 +9,7 @@ use crate::auth::{Auth, Unix};
 use crate::hub::api::{self, ClientPosition, Codec, Position};
 
 mod namespaces;
+mod orders;
 mod protobuf;
 mod tokens;
 
@@ -20,6 +21,7 @@ const LIMITS: Limits = Limits {
     connect_timeout: Duration::from_secs(10),
     queue_bytes: 1 << 20,
     rooms: 3,
+    commands: None,
 };
 
 fn position(seq: u64) -> Position {
@@ -46,7 +48,8 @@ impl Subject {
     fn by(limits: Limits, policy: Policy, transport: Transport, user: User) -> Self {
         let now = Instant::now();
         let clock = Clock::new(now, UNIX);
-        let mut session = Centrifuge::new(limits, Arc::new(policy), transport, clock, ClientId(0xc1), user, 0.5);
+        let mut session =
+            Centrifuge::new(limits, Arc::new(policy), transport, clock, ClientId(0xc1), (user, Shown::default()), 0.5);
         session.start(now, &mut Vec::new());
         Self { session, now, out: Vec::new() }
     }
@@ -91,6 +94,7 @@ impl Subject {
                 Output::Write(bytes) => String::from_utf8(bytes.to_vec()).unwrap(),
                 Output::Ping => "native ping".to_owned(),
                 Output::Close(code) => format!("close {}", code.code),
+                Output::Lookup(_) => "lookup".to_owned(),
                 Output::Hub(Command::Subscribe { request, .. }) => format!("hub subscribe {request}"),
                 Output::Hub(Command::Unsubscribe { request, .. }) => format!("hub unsubscribe {request:?}"),
                 Output::Hub(Command::Publish { request, .. }) => format!("hub publish {request}"),

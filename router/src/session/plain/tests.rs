@@ -9,6 +9,7 @@ const LIMITS: Limits = Limits {
     connect_timeout: Duration::from_secs(10),
     queue_bytes: 1 << 20,
     rooms: 3,
+    commands: None,
 };
 
 struct Subject {
@@ -20,7 +21,15 @@ struct Subject {
 impl Subject {
     fn new() -> Self {
         let user = User::new("ann".into()).unwrap();
-        let mut session = Plain::new(LIMITS, Options::default(), ClientId(1), user, RoomId::new("lobby").unwrap(), 1.0);
+        let mut session = Plain::new(
+            LIMITS,
+            Arc::default(),
+            Options::default(),
+            ClientId(1),
+            user,
+            RoomId::new("lobby").unwrap(),
+            1.0,
+        );
         let mut out = Vec::new();
         let now = Instant::now();
         session.start(now, &mut out);
@@ -50,7 +59,7 @@ impl Subject {
                 format!("subscribe {request} after {:?}", recover.map(|r| (r.epoch, r.seq.0)))
             }
             Output::Hub(Command::Publish { data, .. }) => format!("publish {}", String::from_utf8_lossy(&data)),
-            Output::Hub(other) => panic!("{other:?}"),
+            other @ (Output::Hub(_) | Output::Lookup(_)) => panic!("{other:?}"),
         });
         lines.collect()
     }

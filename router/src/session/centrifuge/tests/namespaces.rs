@@ -10,8 +10,8 @@ use crate::namespaces::{Join, Namespaces, Options, Payload, Publish, When};
 /// A connected session for `user`, in which rooms `x:...` have these options.
 fn subject(user: &str, format: Format, options: Options) -> Subject {
     let namespaces = Namespaces::new(Options::default(), BTreeMap::from([("x".to_owned(), options)]));
-    let policy = Policy { auth: Auth::insecure(), namespaces };
-    let transport = Transport { format, native_pings: false };
+    let policy = Policy { auth: Auth::insecure(), namespaces, ..Policy::default() };
+    let transport = Transport { format, ..Transport::default() };
     let mut s = Subject::by(LIMITS, policy, transport, User::new(user.to_owned()).unwrap());
     match format {
         Format::Json => s.send(r#"{"id":1,"connect":{}}"#),

@@ -5,7 +5,7 @@ use super::*;
 impl Subject {
     /// A connected session that speaks Protobuf.
     fn protobuf() -> Self {
-        let transport = Transport { format: Format::Protobuf, native_pings: false };
+        let transport = Transport { format: Format::Protobuf, ..Transport::default() };
         let mut s = Self::over(LIMITS, transport, User::default());
         s.send_bytes(&[4, 8, 1, 0x22, 0]);
         s.out.clear();

@@ -4,7 +4,7 @@ use jsonwebtoken::{EncodingKey, Header, encode};
 use serde_json::{Value, json};
 
 use super::*;
-use crate::auth::Hmac;
+use crate::auth::Tokens;
 use crate::frame::Frame;
 use crate::namespaces::{Join, Namespaces, Options};
 
@@ -15,11 +15,16 @@ fn token(claims: &Value) -> String {
 }
 
 fn subject(anonymous: bool) -> Subject {
-    let tokens = Some(Hmac::new(SECRET, None, None).unwrap());
+    let tokens = Some(Tokens::default().with_secret(SECRET).unwrap());
     let rooms = Options { join: Join::Token, ..Options::default() };
     let namespaces = Namespaces::new(Options::default(), [("private".to_owned(), rooms)].into());
-    let auth = Auth { tokens, anonymous, insecure_names: false };
-    Subject::by(LIMITS, Policy { auth, namespaces }, Transport::default(), User::new("query".into()).unwrap())
+    let auth = Auth { tokens, anonymous, ..Auth::default() };
+    Subject::by(
+        LIMITS,
+        Policy { auth, namespaces, ..Policy::default() },
+        Transport::default(),
+        User::new("query".into()).unwrap(),
+    )
 }
 
 fn connect(claims: &Value) -> String {
@@ -72,6 +77,26 @@ fn an_expired_token_is_told_and_the_client_may_fetch_another() {
     s.lines();
     s.pass(LIMITS.connect_timeout);
     assert_eq!(s.lines(), ["close 3502"]);
+}
+
+#[test]
+fn a_revoked_token_is_as_good_as_an_expired_one() {
+    use roomring_control::denials::{Denial, Denied};
+    let revoked = Denial { user: "ann".into(), what: Denied::Tokens { issued_until: UNIX.0 }, until: after(600) };
+    for (issued, good) in [(json!({"sub": "ann"}), false), (json!({"sub": "ann", "iat": UNIX.0}), false)]
+        .into_iter()
+        .chain([(json!({"sub": "ann", "iat": after(1)}), true), (json!({"sub": "bob"}), true)])
+    {
+        let mut s = subject(false);
+        s.session.policy.roster.deny(revoked.clone());
+        let answer = s.answer(&connect(&issued));
+        assert_eq!(answer == error(1, 109), !good, "{issued}: {answer}");
+    }
+    let mut s = connected(&json!({"sub": "ann", "exp": after(60)}));
+    s.session.policy.roster.deny(revoked);
+    assert_eq!(s.answer(&subscribe(2, "private:a", &json!({"sub": "ann", "channel": "private:a"}))), error(2, 109));
+    let renewed = json!({"sub": "ann", "exp": after(90)});
+    assert_eq!(s.answer(&json!({"id": 3, "refresh": {"token": token(&renewed)}}).to_string()), "close 3005");
 }
 
 #[test]
