@@ -138,7 +138,7 @@ impl Cluster {
         let nodes = self.view().nodes;
         ask(nodes.iter().map(|(id, node)| (id, node.grpc_addr.as_str())), async |channel| {
             let mut admin = AdminClient::new(channel).max_decoding_message_size(limits::GRPC_MESSAGE_BYTES);
-            Ok(admin.rooms(v1::RoomsRequest {}).await?.into_inner())
+            Ok(admin.rooms(v1::RoomsRequest::default()).await?.into_inner())
         })
         .await
     }
