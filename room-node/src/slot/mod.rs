@@ -24,6 +24,7 @@ use std::time::Duration;
 
 use roomring_control::clock::Time;
 use roomring_control::placement::{Retention, RoomLimits, SlotRecord};
+use roomring_proto::v1::router_message::Kind as FromRouter;
 use roomring_proto::{Incarnation, PlacementRef, Seat, SlotId, Term, Uid, Version, v1};
 
 use self::leader::Leader;
@@ -277,7 +278,13 @@ impl Slot {
                     leader.on_link_down(link, router, env.now + self.config.presence_grace);
                 }
             }
-            Input::Router { link, message } => self.on_router(env, link, message, out),
+            Input::Router { link, message } => {
+                if matches!(message, FromRouter::History(_) | FromRouter::PresenceQuery(_)) {
+                    // Who looks sees what the same turn brought before.
+                    self.settle(env, out);
+                }
+                self.on_router(env, link, message, out);
+            }
             Input::Tick => self.lead(env, out, |leader, replica, ctx, out| leader.on_tick(replica, ctx, out)),
         }
     }
