@@ -95,7 +95,8 @@ fn table(e: &Explanation) -> String {
     table.add_row([plain("in sync".into()), plain(list(&e.in_sync))]);
     table.add_row([plain("learners".into()), plain(list(&e.learners))]);
     table.add_row([plain("ring wants".into()), plain(list(&e.wish))]);
-    table.add_row([plain("a room keeps".into()), plain(e.room_limits.to_string())]);
+    table.add_row([plain("a room keeps".into()), plain(e.room_limits.keeps())]);
+    table.add_row([plain("a room holds".into()), plain(e.room_limits.holds())]);
     let why = if e.why.is_empty() { "It is where the ring wants it.".to_owned() } else { e.why.join(" ") };
     table.add_row([plain("why".into()), plain(why)]);
     let mut text = output::finish(table, &[]);

@@ -1,6 +1,5 @@
 //! What the cluster's settings say of every room.
 
-use std::fmt;
 use std::time::Duration;
 
 use roomring_control::placement::RoomLimits;
@@ -37,18 +36,21 @@ impl From<&RoomLimits> for RoomLimitsRow {
     }
 }
 
-impl fmt::Display for RoomLimitsRow {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl RoomLimitsRow {
+    /// Messages and publish ids.
+    pub(crate) fn keeps(&self) -> String {
         let age = |ms| humantime::format_duration(Duration::from_millis(ms));
         let (history, ids) = (age(self.history_age_ms), age(self.publish_ids_age_ms));
-        write!(
-            f,
-            "{} messages, {history}, {} KiB; {} publish ids, {ids}; {} members, {} listed",
+        format!(
+            "{} messages, {history}, {} KiB; {} publish ids, {ids}",
             self.history_size,
             self.history_bytes >> 10,
             self.publish_ids,
-            self.members,
-            self.members_listed,
         )
+    }
+
+    /// Members.
+    pub(crate) fn holds(&self) -> String {
+        format!("{} members, {} listed", self.members, self.members_listed)
     }
 }

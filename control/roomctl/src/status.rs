@@ -354,7 +354,8 @@ fn head(status: &Status) -> String {
                 p.slots, p.replication, p.min_in_sync
             ),
         );
-        row("a room keeps", p.room_limits.to_string());
+        row("a room keeps", p.room_limits.keeps());
+        row("a room holds", p.room_limits.holds());
         let lost = status.nodes.iter().filter(|n| n.state == NodeState::Lost).count();
         row("members", format!("{}, {lost} of them lost, {} evicted", p.members, p.evicted));
         let s = status.slots;

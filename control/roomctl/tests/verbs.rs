@@ -50,7 +50,8 @@ async fn status_tells_slots_and_who_does_not_answer() {
     assert_eq!(ran.code, Some(1));
     assert!(ran.stdout.contains("2 ok, 0 moving, 0 under-replicated, 2 offline"), "{}", ran.stdout);
     assert!(ran.stdout.contains("lost"), "{}", ran.stdout);
-    assert!(ran.stdout.contains("0 messages, 0s, 0 KiB; 0 publish ids, 0s; 1 members, 0 listed"), "{}", ran.stdout);
+    assert!(ran.stdout.contains("0 messages, 0s, 0 KiB; 0 publish ids, 0s"), "{}", ran.stdout);
+    assert!(ran.stdout.contains("1 members, 0 listed"), "{}", ran.stdout);
     assert!(!ran.stdout.contains('\u{1b}'), "no colours into a pipe");
     let nodes = roomctl(&[&["nodes", "-o", "json"], &common[..]].concat()).await.json();
     assert_eq!(nodes[2]["state"], "left", "it has no seat: nobody misses it");
