@@ -46,7 +46,7 @@ fn settings_that_can_not_be_used_are_one_line_and_exit_code_2() {
 fn an_address_in_use_is_named() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
-    let (code, line) = refused(&["--id", "a", "--insecure-names", "--http", &address]);
+    let (code, line) = refused(&["--id", "a", "--insecure-names=true", "--http", &address]);
     assert_eq!((code, line.starts_with(&format!("roomring-router: http: {address}: "))), (1, true), "{line}");
 }
 
