@@ -9,7 +9,7 @@ use roomring_proto::{Generation, Lsn, Seat, Term, Version};
 
 use super::catchup::Progress;
 use super::tail::Tail;
-use super::{Leader, Replica, Slot};
+use super::{Leader, Replica, Retention, Slot};
 use crate::entry::Entry;
 use crate::room::Rooms;
 
@@ -56,13 +56,22 @@ impl Slot {
         tail.remembers_as(&leader.tail)
     }
 
+    /// Drops old entries as a commit does. A check that has to see what is committed before it is dropped has the slot itself
+    /// keep everything, and calls this after each input.
+    pub fn trim(&mut self, retention: Retention) {
+        if let Some(replica) = &mut self.replica {
+            replica.log.trim(retention, replica.commit);
+        }
+    }
+
     /// Makes every pending deadline `due`, and forgets when ages and answers are looked at next: states that differ only in how long
     /// something waits become equal.
     pub fn blur(&mut self, due: Time) {
         let Some(leader) = &mut self.leader else { return };
         leader.age_at = None;
         leader.watch_at = None;
-        for at in leader.ready_at.iter_mut().chain(&mut leader.commit_notice_at).chain(leader.gone.values_mut()) {
+        let once = [&mut leader.ready_at, &mut leader.commit_notice_at, &mut leader.fence_at];
+        for at in once.into_iter().flatten().chain(leader.gone.values_mut()) {
             *at = due;
         }
         for progress in leader.progress.values_mut() {

@@ -8,7 +8,7 @@ use roomring_proto::{Incarnation, Lsn, RoomId, Seat, Term, Version, v1};
 
 use super::catchup::Progress;
 use super::replica::Replica;
-use super::serve::{Answers, Due, HeldAttach};
+use super::serve::{Answers, Due, HeldAttach, not_primary};
 use super::tail::Tail;
 use super::{Ctx, LinkId, Output, Rule};
 use crate::entry::{Body, Entry};
@@ -99,6 +99,8 @@ pub(super) struct Leader {
     pub(super) open: BTreeSet<LinkId>,
     /// Links that this primary answered in any way.
     pub(super) known: BTreeSet<LinkId>,
+    /// When contact will be too old to serve; `None` while it is, and its routers know.
+    pub(super) fence_at: Option<Time>,
 }
 
 impl Leader {
@@ -122,6 +124,7 @@ impl Leader {
             gone: replica.rooms.routers().into_iter().map(|r| (r, grace_end)).collect(),
             open: BTreeSet::new(),
             known: BTreeSet::new(),
+            fence_at: None,
         }
     }
 
@@ -146,7 +149,8 @@ impl Leader {
     pub(super) fn next_deadline(&self) -> Option<Time> {
         let progress = self.progress.values().filter_map(Progress::deadline);
         let gone = self.gone.values().copied().filter(|_| self.promoted);
-        let looks = [self.ready_at, self.commit_notice_at, self.watch_at, self.age_at];
+        let fence = self.fence_at.filter(|_| !self.known.is_empty());
+        let looks = [self.ready_at, self.commit_notice_at, self.watch_at, self.age_at, fence];
         progress.chain(gone).chain(looks.into_iter().flatten()).min()
     }
 
@@ -254,8 +258,24 @@ impl Leader {
         lsn
     }
 
+    /// Tells the routers once that nothing is answered any more: the slot may soon be made anew elsewhere, and they would go on
+    /// letting clients in at the places that they have. They attach again when it is served.
+    fn tell_fenced(&mut self, ctx: &Ctx<'_>, out: &mut Vec<Output>) {
+        if ctx.env.in_contact() {
+            self.fence_at = ctx.env.contact.map(|at| at + ctx.env.fence_after);
+        } else if self.fence_at.take().is_some() {
+            for link in self.known.clone() {
+                if ctx.config.rules.keep(Rule::StaysShut) {
+                    self.shut(link);
+                }
+                out.push(not_primary(link, ctx.config.slot, self.term, ctx.placement()));
+            }
+        }
+    }
+
     /// After every input: what is new goes out, what is committed is shown, what became possible is done.
     pub(super) fn settle(&mut self, replica: &mut Replica, ctx: &Ctx<'_>, out: &mut Vec<Output>) {
+        self.tell_fenced(ctx, out);
         loop {
             for (seat, progress) in &mut self.progress {
                 progress.flush(*seat, self.term, replica, ctx, out);

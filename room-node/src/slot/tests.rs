@@ -777,6 +777,47 @@ fn without_contact_a_primary_takes_and_answers_nothing() {
 }
 
 #[test]
+fn a_fenced_primary_tells_its_routers_once() {
+    let mut world = run(1, vec![]);
+    settle(&mut world);
+    let (at, link) = world.router.at.unwrap();
+    let contact = Time(world.now);
+    let env = |now: Time| Env {
+        now,
+        wall_ms: 0,
+        contact: Some(contact),
+        fence_after: Duration::from_secs(60),
+        min_in_sync: 1,
+    };
+    let fenced = contact + Duration::from_secs(60);
+    let slot = world.slots.get_mut(&at).unwrap();
+    let told = |out: &[Output]| {
+        let told = out.iter().filter_map(|o| match o {
+            Output::Router { link, message: v1::NodeMessage { kind: Some(v1::node_message::Kind::NotPrimary(_)) } } => {
+                Some(*link)
+            }
+            _ => None,
+        });
+        told.collect::<Vec<_>>()
+    };
+    let mut out = Vec::new();
+    while let Some(next) = slot.next_deadline().filter(|at| *at < fenced) {
+        slot.handle(&env(next), Input::Tick, &mut out);
+    }
+    assert_eq!(told(&out), []);
+    assert_eq!(slot.next_deadline(), Some(fenced), "it does not wait for somebody to ask");
+    slot.handle(&env(fenced), Input::Tick, &mut out);
+    assert_eq!(told(&out), [link]);
+    slot.handle(&env(fenced + Duration::from_secs(1)), Input::Tick, &mut out);
+    assert_eq!(told(&out).len(), 1);
+    // A router that asks again hears it again.
+    let attach = v1::Attach { slot: 0, attach_id: 77, whole: true, ..Default::default() };
+    let attach = Input::Router { link, message: v1::router_message::Kind::Attach(attach) };
+    slot.handle(&env(fenced + Duration::from_secs(1)), attach, &mut out);
+    assert_eq!(told(&out).len(), 2);
+}
+
+#[test]
 fn members_of_a_router_that_stays_away_leave_after_the_grace() {
     let mut world = run(1, vec![]);
     settle(&mut world);

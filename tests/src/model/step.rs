@@ -219,11 +219,12 @@ impl World {
         let mut out = Vec::new();
         slot.handle(&env, input, &mut out);
         slot.blur(Self::due());
+        self.learn(&slot, before.map(|(seat, commit, _)| (seat, commit)));
+        slot.trim(Self::retention(model.bounds.kept_bytes));
         let slot = Shared::new(slot);
         if let Some(p) = self.processes.get_mut(&process) {
             p.slot = slot.clone();
         }
-        self.learn(&slot, before.map(|(seat, commit, _)| (seat, commit)));
         let last = before.map_or(Lsn(0), |(_, _, last)| last);
         if !invariants::min_in_sync_held::judge(&slot, last, &out, model.bounds.min_in_sync) {
             self.broken = self.broken.or(Some(invariants::MIN_IN_SYNC_HELD));

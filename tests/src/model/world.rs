@@ -116,6 +116,10 @@ impl World {
         Self { used: Used::default(), ..self }
     }
 
+    pub(super) fn retention(bytes: usize) -> Retention {
+        Retention { bytes, age: Duration::from_secs(3600) }
+    }
+
     /// A process begins: it has registered and read the placement.
     pub(super) fn start(&mut self, model: &SlotModel, process: Incarnation) {
         let config = Config {
@@ -124,7 +128,8 @@ impl World {
             slots: 1,
             me: process,
             limits: RoomLimits::default(),
-            retention: Retention { bytes: model.bounds.kept_bytes, age: Duration::from_secs(3600) },
+            // It is trimmed after each input, when what was committed has been noted.
+            retention: Self::retention(usize::MAX),
             presence_grace: Duration::from_secs(10),
             rules: model.rules(),
         };
