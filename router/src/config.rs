@@ -108,7 +108,7 @@ pub struct Flags {
     /// A router that uses more takes nothing new [default: 80 % of what the machine or container has]
     #[arg(long, env = "ROOMRING_MEMORY_LIMIT")]
     memory_limit: Option<ByteSize>,
-    /// Pages that browsers may connect from, such as https://example.com, beside those of the same host; * = all
+    /// Pages that browsers may connect from, such as `https://example.com`, beside those of the same host; * = all
     #[arg(long, env = "ROOMRING_ALLOWED_ORIGINS", value_delimiter = ',', value_name = "ORIGIN")]
     allowed_origins: Option<Vec<String>>,
     /// Proxies whose X-Forwarded-For is believed, such as 10.0.0.0/8
