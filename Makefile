@@ -43,8 +43,8 @@ check: build-deps ## Check formatting, lints and documentation
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" $(CARGO) doc --locked --workspace --no-deps --document-private-items
 
-sweep: build-deps ## Try thousands of rings for even loads and few moves (minutes)
-	$(CARGO) test --locked --release -p roomring-control --lib ring -- --ignored --nocapture
+sweep: build-deps ## Try thousands of rings, and hundreds of loads to rebalance (minutes)
+	$(CARGO) test --locked --release -p roomring-control --lib -- --ignored --nocapture
 
 soak: test-packages ## Faults by chance on a cluster under load, MINUTES=10, SEED=n to repeat a run
 	$(CARGO) build --locked --workspace --bins

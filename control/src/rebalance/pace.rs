@@ -27,6 +27,9 @@ pub struct Rebalancer {
     since: Option<Time>,
     /// Nothing is decided before.
     not_before: Time,
+    /// The last plan was as large as one may be and left a node above the target: the next goes on from there, or a node that
+    /// stays just below `over` would start it anew with the next breeze.
+    unfinished: bool,
 }
 
 impl Rebalancer {
@@ -43,7 +46,11 @@ impl Rebalancer {
         }
         let fresh = loads.0.iter().filter(|(_, (_, heard))| now.since(*heard) <= FRESH);
         let fresh: BTreeMap<Incarnation, NodeLoad> = fresh.map(|(i, (load, _))| (*i, load.clone())).collect();
-        match plan(view, &fresh, &self.policy, now_ms) {
+        let mut policy = self.policy.clone();
+        if self.unfinished {
+            policy.over = policy.target;
+        }
+        match plan(view, &fresh, &policy, now_ms) {
             Err(NotNow::Unsettled(_)) => {
                 self.since = None;
                 self.not_before = now + SETTLING;
@@ -56,9 +63,15 @@ impl Rebalancer {
                 }
                 self.since = None;
                 self.not_before = now + SETTLING;
+                self.unfinished = plan.steps.len() >= policy.moves && plan.after.highest() > policy.target;
                 Some(plan)
             }
-            Ok(_) | Err(_) => {
+            Ok(_) => {
+                self.since = None;
+                self.unfinished = false;
+                None
+            }
+            Err(_) => {
                 self.since = None;
                 None
             }

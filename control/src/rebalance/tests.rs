@@ -9,7 +9,7 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use roomring_proto::{Incarnation, NodeId, RoomId, Seat, SlotId, Version};
 
-use super::{Act, NotNow, Plan, Policy, Rebalancer, plan};
+use super::{Act, NotNow, Plan, Policy, Rebalancer, Step, plan};
 use crate::clock::Time;
 use crate::intents::{Author, Edit, Intents, Origin};
 use crate::load::{Load, Loads, NodeLoad};
@@ -32,7 +32,7 @@ struct World {
     /// How far a measured load is off, at most.
     noise: f64,
     /// Slots moved or given back, in order.
-    moved: Vec<(SlotId, Act)>,
+    moved: Vec<Step>,
 }
 
 impl World {
@@ -127,7 +127,7 @@ impl World {
         self.settle();
         let changed = before.iter().zip(&self.placement().slots).filter(|(a, b)| a.primary != b.primary).count();
         assert!(changed <= plan.steps.len() + plan.followers, "{changed} moved for {plan:?}");
-        self.moved.extend(plan.steps.iter().map(|s| (s.slot, s.act)));
+        self.moved.extend(plan.steps.iter().cloned());
         plan.steps.len()
     }
 
@@ -162,33 +162,64 @@ fn minutes(n: u64) -> Duration {
     Duration::from_secs(60 * n)
 }
 
+/// What one case of the target is asked.
+fn even_and_at_rest(nodes: usize, seed: u32, mixed: bool) -> Result<(), TestCaseError> {
+    let weights: Vec<u32> = (0..nodes).map(|n| if mixed { [100, 200, 50][n % 3] } else { 100 }).collect();
+    let costs = zipf(1024, 10_000, 1.1, 20_000.0, seed);
+    let hottest_slot = costs.iter().copied().fold(0.0, f64::max);
+    let mut world = World::new(1024, &weights, costs);
+    world.noise = 0.05;
+    let shares: Vec<f64> = world.plan().unwrap().before.0.values().map(|s| s.fair).collect();
+    let before = world.highest();
+    let least = fewest(&mut world);
+    let moves = world.run(minutes(8));
+    let after = world.highest();
+    let fits = shares.iter().all(|fair| hottest_slot < fair * 1.1);
+    println!("{nodes} nodes, mixed {mixed}: {before:.2} -> {after:.2} x, {moves} moves, at least {least}, fits {fits}");
+    prop_assert!(!fits || after < 1.25, "{after}");
+    prop_assert!(after <= before.max(1.25));
+    prop_assert!(world.overrides() <= 1024 / 8);
+    prop_assert!(moves <= 2 * least + 4, "{} moves where {} are the least", moves, least);
+    // Overrides are old by now. What noise may still do is give back one that has just become dispensable, or begin with a node that
+    // was just below the limit all the time; nothing goes to and fro.
+    let relieved = moves > 0;
+    let seen = world.moved.len();
+    world.run(minutes(6));
+    let later = &world.moved[seen..];
+    prop_assert!(!relieved || later.iter().all(|s| s.act == Act::Drop), "the load is steady: {:?}", later);
+    let distinct: BTreeSet<_> = world.moved.iter().map(|s| (s.slot, &s.to)).collect();
+    prop_assert_eq!(distinct.len(), world.moved.len(), "no slot goes twice to one node");
+    Ok(())
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 8, ..ProptestConfig::default() })]
 
     /// The target: below 1.25 where no single slot is above that, with few moves, and then at rest.
     #[test]
     fn zipf_loads_become_even_and_stay_so(nodes in 2usize..8, seed in 0u32..1000, mixed in any::<bool>()) {
-        let weights: Vec<u32> = (0..nodes).map(|n| if mixed { [100, 200, 50][n % 3] } else { 100 }).collect();
-        let costs = zipf(1024, 10_000, 1.1, 20_000.0, seed);
-        let hottest_slot = costs.iter().copied().fold(0.0, f64::max);
-        let mut world = World::new(1024, &weights, costs);
-        world.noise = 0.05;
-        let shares: Vec<f64> = world.plan().unwrap().before.0.values().map(|s| s.fair).collect();
-        let before = world.highest();
-        let least = fewest(&mut world);
-        let moves = world.run(minutes(8));
-        let after = world.highest();
-        let fits = shares.iter().all(|fair| hottest_slot < fair * 1.1);
-        println!("{nodes} nodes, mixed {mixed}: {before:.2} -> {after:.2} x, {moves} moves, at least {least}, fits {fits}");
-        prop_assert!(!fits || after < 1.25, "{after}");
-        prop_assert!(after <= before.max(1.25));
-        prop_assert!(world.overrides() <= 1024 / 8);
-        prop_assert!(moves <= 2 * least + 4, "{} moves where {} are the least", moves, least);
-        // Overrides are old by now: at rest all the same.
-        let distinct: BTreeSet<_> = world.moved.iter().collect();
-        prop_assert_eq!(distinct.len(), world.moved.len(), "no slot goes twice the same way");
-        prop_assert_eq!(world.run(minutes(3)), 0, "the load is steady");
+        even_and_at_rest(nodes, seed, mixed)?;
     }
+}
+
+#[test]
+#[ignore = "hundreds of cases: `make sweep`"]
+fn zipf_loads_of_hundreds_of_clusters() {
+    let mut failed = Vec::new();
+    for seed in 0..200 {
+        let (nodes, mixed) = (2 + seed as usize % 6, seed % 4 > 1);
+        failed.extend(
+            even_and_at_rest(nodes, seed, mixed)
+                .err()
+                .map(|e| format!("{nodes} nodes, seed {seed}, mixed {mixed}: {e}")),
+        );
+    }
+    assert!(failed.is_empty(), "{failed:#?}");
+}
+
+#[test]
+fn relief_that_takes_more_than_one_plan_goes_on_to_the_target() {
+    even_and_at_rest(7, 775, false).unwrap();
 }
 
 /// Moves without which no node could come down to the target, if every slot that fits anywhere fitted wherever there is room.
@@ -242,7 +273,7 @@ fn a_hot_slot_moves_with_its_reason_and_comes_back_when_it_has_cooled() {
     world.costs.fill(10.0);
     world.run(minutes(10));
     assert_eq!(world.overrides(), 0, "nothing is hot any more");
-    assert_eq!(world.moved.last().unwrap().1, Act::Drop);
+    assert_eq!(world.moved.last().unwrap().act, Act::Drop);
     assert_eq!(world.run(minutes(3)), 0);
 }
 
@@ -269,7 +300,7 @@ fn pins_and_moves_of_operators_are_left_alone() {
     world.make(&Edit::Pin { slot: hot[2], node: process(2).1.node });
     world.settle();
     world.run(minutes(8));
-    assert!(world.moved.iter().all(|(slot, _)| !hot.contains(slot)), "{:?}", world.moved);
+    assert!(world.moved.iter().all(|s| !hot.contains(&s.slot)), "{:?}", world.moved);
     assert_eq!(world.view.intents.overrides[&hot[1]].origin, Origin::Operator);
     // A pin on a slot that the rebalancer moved makes its override void.
     let mut world = one_hot();
@@ -287,7 +318,7 @@ fn a_slot_that_is_hotter_than_a_share_is_not_thrown_about() {
     world.costs[11] = 2000.0;
     let before = world.highest();
     let steps = world.run(minutes(8));
-    assert!(world.moved.iter().all(|(slot, _)| *slot != SlotId(11)), "it would be as hot anywhere");
+    assert!(world.moved.iter().all(|s| s.slot != SlotId(11)), "it would be as hot anywhere");
     assert!(steps <= 64 / 8, "{steps}");
     assert!(world.highest() <= before);
     assert_eq!(world.run(minutes(3)), 0);
