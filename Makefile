@@ -66,7 +66,7 @@ bench-rebalance: test-packages ## A Zipf(1.1) load before and after automatic re
 
 interruptions: test-packages ## Interrupt moves of real processes at each phase by the loss of each participant (minutes)
 	$(CARGO) build --locked --workspace --bins
-	$(CARGO) test --locked --package roomring-tests --test interrupted -- --ignored --nocapture
+	$(CARGO) test --locked --workspace --test interrupted -- --ignored --nocapture
 
 bench-false-evictions: test-packages ## Keep every core busy for MINUTES=30 and count evictions
 	$(CARGO) build --locked --release -p roomring-node -p roomring-router -p roomctl

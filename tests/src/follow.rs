@@ -10,6 +10,7 @@ use roomring_proto::{NodeId, v1};
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
 
 use crate::cluster::{Cluster, primary};
 
@@ -21,6 +22,9 @@ const NEWS: usize = 1024;
 
 /// Before another try to reach etcd.
 const AGAIN: Duration = Duration::from_millis(50);
+
+/// For etcd to take a watch.
+const ANSWER: Duration = Duration::from_secs(5);
 
 /// A slot whose primary changed.
 #[derive(Debug, Clone, Copy)]
@@ -48,15 +52,17 @@ impl Follow {
         let url = cluster.etcd.url().to_owned();
         let task = tokio::spawn(async move {
             let mut known = first;
+            let mut from = 1;
             loop {
                 // Also after etcd was restarted.
-                let Ok(mut stream) = watch_from_the_beginning(&url, &key).await else {
-                    tokio::time::sleep(AGAIN).await;
+                let Ok(Ok(mut stream)) = timeout(ANSWER, watch_from(&url, &key, from)).await else {
+                    sleep(AGAIN).await;
                     continue;
                 };
                 while let Ok(Some(response)) = stream.message().await {
                     let at = Instant::now();
                     for kv in response.events().iter().filter_map(|e| e.kv()) {
+                        from = kv.mod_revision() + 1;
                         let next = v1::Placement::decode(kv.value()).expect("a placement in etcd");
                         if next.version <= known.version {
                             continue;
@@ -106,10 +112,10 @@ impl Drop for Follow {
     }
 }
 
-async fn watch_from_the_beginning(url: &str, key: &str) -> Result<etcd_client::WatchStream, etcd_client::Error> {
+async fn watch_from(url: &str, key: &str, revision: i64) -> Result<etcd_client::WatchStream, etcd_client::Error> {
     let mut client = Client::connect([url], None).await?;
-    // What is older than the placement known is skipped by the reader.
-    client.watch(key, Some(WatchOptions::new().with_start_revision(1))).await
+    // What is older than the placement known is skipped by the reader. Much history at once is more than one message may hold.
+    client.watch(key, Some(WatchOptions::new().with_start_revision(revision).with_fragment())).await
 }
 
 fn is_settled(placement: &v1::Placement, wish: &[Vec<NodeId>]) -> bool {
