@@ -96,7 +96,7 @@ impl Follow {
     /// # Panics
     /// If none comes in time, naming `what`.
     pub async fn until(&mut self, what: &str, fits: impl Fn(&v1::Placement) -> bool) -> Arc<v1::Placement> {
-        let waited = tokio::time::timeout(SETTLE, self.latest.wait_for(|p| fits(p))).await;
+        let waited = timeout(SETTLE, self.latest.wait_for(|p| fits(p))).await;
         waited.unwrap_or_else(|_| panic!("waited {SETTLE:?} for: {what}")).expect("the follower runs").clone()
     }
 
