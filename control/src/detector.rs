@@ -118,6 +118,8 @@ pub struct Evidence {
     pub suspects: BTreeSet<Incarnation>,
     /// Members that have lost etcd while this process has it.
     pub cut_off: BTreeSet<Incarnation>,
+    /// Members that say that they have no contact with etcd, whether or not this process has it: nothing for them to lead.
+    pub contactless: BTreeSet<Incarnation>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -214,15 +216,16 @@ impl Detector {
         let names =
             |holds: &dyn Fn(&Peer) -> bool| self.peers.iter().filter(|(_, p)| holds(p)).map(|(i, _)| *i).collect();
         let watched = self.in_contact.is_some_and(|since| now.since(since) >= self.cut_off_after);
-        let cut_off =
-            |p: &Peer| watched && p.active && !suspect(p) && p.heard.is_some() && p.contact_age >= self.cut_off_after;
+        let contactless =
+            |p: &Peer| p.active && !suspect(p) && p.heard.is_some() && p.contact_age >= self.cut_off_after;
         let dead = self.peers.iter().filter(|(_, p)| p.active);
         let dead = dead.filter_map(|(i, p)| Some((*i, Death { cause: p.dead?, heard: p.heard })));
         Evidence {
             answering: names(&|p| p.heard.is_some() && !p.broken && !suspect(p)),
             dead: dead.take(self.spare(now)).collect(),
             suspects: names(&|p| p.active && suspect(p)),
-            cut_off: names(&cut_off),
+            cut_off: names(&|p| watched && contactless(p)),
+            contactless: names(&contactless),
         }
     }
 

@@ -1,5 +1,7 @@
 //! Every cap that crosses a process boundary, named, with its reason.
 
+use std::time::Duration;
+
 /// Longest room name, in bytes; the reference server's limit.
 pub const ROOM_NAME_BYTES: usize = 255;
 
@@ -26,3 +28,6 @@ pub const BATCH_BYTES: usize = 256 << 10;
 
 /// Most slots of a cluster: a placement of so many stays under etcd's 1.5 MiB request limit.
 pub const SLOTS: u32 = 16_384;
+
+/// A link between a router and a node on which nothing came for so long is given up, by either: twelve heartbeats.
+pub const LINK_SILENCE: Duration = Duration::from_secs(3);

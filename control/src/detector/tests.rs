@@ -186,13 +186,14 @@ fn cut_off_is_who_lost_etcd_while_we_had_it_all_the_time() {
     run(&mut d, 3_000, 3_000, &[3]);
     assert_eq!(lost(&d, 3_000), set([2]));
     beat(&mut d, 3_050, 2, Duration::ZERO, Duration::from_millis(100));
-    assert_eq!(lost(&d, 3_050), set([]));
+    assert_eq!((lost(&d, 3_050), d.evidence(at(3_050)).contactless), (set([]), set([])));
 
     // etcd was away for both, and came back here first.
     d.handle(at(3_100), Event::Tick { contact_age: Some(Duration::from_secs(2)) }, &mut vec![]);
     beat(&mut d, 3_150, 2, Duration::ZERO, Duration::from_secs(20));
     d.handle(at(3_200), Event::Tick { contact_age: FRESH }, &mut vec![]);
     assert_eq!(lost(&d, 3_200), set([]));
+    assert_eq!(d.evidence(at(3_200)).contactless, set([2]), "it says so all the same");
 }
 
 #[test]

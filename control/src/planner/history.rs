@@ -25,8 +25,18 @@ const MEND_MOST: Duration = Duration::from_secs(30);
 /// Evictions longer ago than this are forgiven.
 const FORGIVEN: Duration = Duration::from_secs(600);
 
+/// A slot that got another primary goes to the ring's first choice no sooner than this after it, and twice as long each time it
+/// happens again: proposers that disagree on who may serve would switch it back and forth as fast as etcd writes.
+const SETTLE_LEAST: Duration = Duration::from_millis(250);
+
+/// Longest such wait: who is cut off from etcd, and who is not, is known ten times sooner.
+const SETTLE_MOST: Duration = Duration::from_secs(30);
+
+/// A slot that kept its primary for so long begins anew with the shortest wait.
+const SETTLED: Duration = Duration::from_secs(60);
+
 /// Since when, in one process's own unbroken view of etcd, each slot stood unchanged and each registration was absent; and
-/// who was evicted lately. Forgets all but the evictions when the view breaks: what happened meanwhile is not known.
+/// who was evicted lately. When the view breaks it forgets how long things were as they are: what happened meanwhile is not known.
 #[derive(Debug, Clone, Default)]
 pub struct History {
     whole_since: Option<Time>,
@@ -39,6 +49,18 @@ pub struct History {
     evicted: BTreeMap<(Version, Incarnation), (NodeId, Time)>,
     /// Pairs that are or were apart.
     apart: BTreeMap<(Incarnation, Incarnation), Parting>,
+    /// How often each slot got another primary lately.
+    turns: Vec<Turns>,
+}
+
+/// Changes of a slot's primary.
+#[derive(Debug, Clone, Copy)]
+struct Turns {
+    term: Term,
+    /// The last one; `None` if none was seen.
+    last: Option<Time>,
+    /// How many, lately.
+    times: u32,
 }
 
 /// How a pair came apart.
@@ -67,12 +89,13 @@ impl History {
             let before = std::mem::take(self);
             *self = Self { whole_since: view.unbroken_since, uid, ..Self::default() };
             if before.uid == uid {
-                (self.evicted, self.apart) = (before.evicted, before.apart);
+                (self.evicted, self.apart, self.turns) = (before.evicted, before.apart, before.turns);
             }
         }
         if let Some(placement) = &view.placement {
             self.observe_evictions(placement, now);
             self.observe_apart(placement, now);
+            self.observe_turns(placement, now);
         }
         let (Some(placement), Some(_)) = (&view.placement, self.whole_since) else { return };
 
@@ -113,6 +136,21 @@ impl History {
                 (eviction.node.clone(), Time(now.0.saturating_sub(age)))
             });
             self.evicted.insert(key, noted);
+        }
+    }
+
+    fn observe_turns(&mut self, placement: &Placement, now: Time) {
+        self.turns.truncate(placement.slots.len());
+        for (number, record) in placement.slots.iter().enumerate() {
+            let Some(turns) = self.turns.get_mut(number) else {
+                self.turns.push(Turns { term: record.term, last: None, times: 0 });
+                continue;
+            };
+            if turns.term != record.term {
+                let lately = turns.last.is_some_and(|last| now.since(last) < SETTLED);
+                let times = if lately { turns.times + 1 } else { 1 };
+                *turns = Turns { term: record.term, last: Some(now), times };
+            }
         }
     }
 
@@ -168,6 +206,13 @@ impl History {
     /// When some slot was last seen to have got another primary.
     pub fn switched_at(&self) -> Option<Time> {
         self.switched
+    }
+
+    /// When a slot may go to the ring's first choice, as far as its last changes of primary go; `None` if there were none.
+    pub fn settles_at(&self, slot: SlotId) -> Option<Time> {
+        let turns = self.turns.get(slot.0 as usize)?;
+        let wait = SETTLE_LEAST.saturating_mul(2u32.saturating_pow(turns.times.saturating_sub(1)));
+        turns.last.map(|last| last + wait.min(SETTLE_MOST))
     }
 
     /// Since when no key of a process listed in the placement has been seen; `None` if there is one.

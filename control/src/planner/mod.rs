@@ -13,7 +13,7 @@ mod slots;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use roomring_proto::{Incarnation, NodeId, Seat, SlotId, Term, Version};
+use roomring_proto::{Incarnation, NodeId, Seat, SlotId, Term, Version, limits};
 
 use crate::clock::Time;
 use crate::detector::Evidence;
@@ -74,10 +74,16 @@ pub struct Situation<'a> {
 /// comes back with leases as old as it left.
 const CONTACT_TTLS: u32 = 2;
 
+/// Until no router relies on a primary that is gone: one that hears nothing gives up its link after [`limits::LINK_SILENCE`], and
+/// one that was held up itself for less than a second may be that much later. Till then it lets clients in at the places that it
+/// has.
+const ROUTERS_LET_GO: Duration = Duration::from_millis(limits::LINK_SILENCE.as_millis() as u64 + 1_500);
+
 /// How long a slot must have stood lost and unchanged before it is recreated: `fence_after`, in which its old primary may
-/// still serve, and a margin for clocks that run at different speeds and for the delay until a view shows what etcd holds.
+/// still serve, and a margin: for clocks that run at different speeds, for the delay until a view shows what etcd holds, and
+/// until no router relies on the old primary's word any more.
 pub fn recreate_after(fence_after: Duration) -> Duration {
-    fence_after + fence_after / 10 + Duration::from_millis(100)
+    fence_after + (fence_after / 10 + Duration::from_millis(100)).max(ROUTERS_LET_GO)
 }
 
 /// The changes that should go into the next write, in order: they fit the view's placement. Empty if there is no placement
@@ -115,15 +121,18 @@ pub fn next_deadline(situation: &Situation<'_>) -> Option<Time> {
 
     let wait = recreate_after(placement.settings.fence_after);
     let recreate = (0..).zip(&placement.slots).filter_map(|(slot, record)| {
-        let since = record.in_sync.iter().map(|seat| processes.lost_since(placement, history, seat.incarnation));
-        let since = since.chain([history.unchanged_since(SlotId(slot))]).collect::<Option<Vec<Time>>>()?;
-        since.into_iter().max().map(|t| t + wait)
+        let lost = record.in_sync.iter().map(|seat| processes.lost_at(placement, history, seat.incarnation));
+        let settled = history.unchanged_since(SlotId(slot)).map(|since| since + wait);
+        lost.chain([settled]).collect::<Option<Vec<Time>>>()?.into_iter().max()
     });
     let newcomers = processes.candidates(placement);
     let rejoin = newcomers.iter().filter_map(|(id, _)| history.rejoins_at(id, situation.now));
     let apart = placement.apart.iter().filter(|(by, _)| *by == situation.me);
     let mend = apart.filter_map(|(by, other)| history.mends_at(*by, *other));
+    let slots = (0..).map(SlotId).take(placement.slots.len());
+    let settle = slots.filter_map(|slot| history.settles_at(slot));
     recreate
+        .chain(settle)
         .chain(evict)
         .chain(rejoin)
         .chain(mend)

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use roomring_proto::{Incarnation, NodeId};
 
-use super::{ByName, CONTACT_TTLS, History, Plan, Situation};
+use super::{ByName, CONTACT_TTLS, History, Plan, ROUTERS_LET_GO, Situation, recreate_after};
 use crate::clock::Time;
 use crate::placement::{Cause, Change, Member, Placement};
 use crate::ring::RingNode;
@@ -43,19 +43,13 @@ impl<'a> Processes<'a> {
         self.entry(incarnation).is_some_and(|(_, e)| !self.is_proved_dead(incarnation, &e.home))
     }
 
-    /// Since when a listed process is out of the way as far as recreation goes: since its key is absent, or ever if it is
-    /// proved dead. `None` while neither holds.
-    pub(super) fn lost_since(
-        &self,
-        placement: &Placement,
-        history: &History,
-        incarnation: Incarnation,
-    ) -> Option<Time> {
+    /// From when on a listed process is out of the way as far as recreation goes: its key has been absent for so long that it
+    /// can't serve any more, or it is proved dead and no router takes it for alive. `None` while neither will come by itself.
+    pub(super) fn lost_at(&self, placement: &Placement, history: &History, incarnation: Incarnation) -> Option<Time> {
         let member = placement.members.get(&incarnation)?;
-        if self.is_proved_dead(incarnation, &member.home) {
-            return Some(Time::default());
-        }
-        history.absent_since(incarnation)
+        let absent = history.absent_since(incarnation)?;
+        let proved = self.is_proved_dead(incarnation, &member.home);
+        Some(absent + if proved { ROUTERS_LET_GO } else { recreate_after(placement.settings.fence_after) })
     }
 
     /// Told to stop or to be drained: what it has is to go elsewhere.

@@ -89,10 +89,9 @@ impl Plan<'_> {
             return; // It changes in this very write.
         }
         let wait = recreate_after(self.base.settings.fence_after);
-        let long_ago = |since| s.now.since(since) >= wait;
-        let unchanged = s.history.unchanged_since(slot).is_some_and(long_ago);
+        let unchanged = s.history.unchanged_since(slot).is_some_and(|since| s.now.since(since) >= wait);
         let lost =
-            |seat: &Seat| self.processes.lost_since(self.base, s.history, seat.incarnation).is_some_and(long_ago);
+            |seat: &Seat| self.processes.lost_at(self.base, s.history, seat.incarnation).is_some_and(|at| at <= s.now);
         if unchanged && record.in_sync.iter().all(lost) {
             let term = record.term;
             if let Some(on) = wanted.iter().copied().find(|i| self.processes.is_live(*i)) {
@@ -125,32 +124,38 @@ impl Plan<'_> {
         s.history.switched_at().is_none_or(|at| s.now.since(at) >= SWITCH_EVERY)
     }
 
-    /// The ring's first choice becomes primary as soon as it is in sync. While it can't serve it does not; instead of a primary
-    /// that leaves, has lost etcd, or was evicted with the last copy and now is not alone any more, another one serves.
+    /// The ring's first choice becomes primary as soon as it is in sync, but not right after the last change. While it can't serve
+    /// it does not; instead of a primary that leaves, has lost etcd, or was evicted with the last copy and now is not alone any
+    /// more, another one serves, and at once.
     fn successor(&self, slot: SlotId, wanted: &[Incarnation]) -> Option<Seat> {
         let (evidence, intents) = (self.situation.evidence, &self.situation.view.intents);
         let placement = self.draft.placement();
         let record = placement.slot(slot)?;
         let leaves = |i: Incarnation| self.processes.is_leaving(placement, intents, i);
-        let fit =
-            |i: Incarnation| self.is_sound(i) && self.is_member(i) && !evidence.cut_off.contains(&i) && !leaves(i);
+        let in_contact = |i: Incarnation| !evidence.cut_off.contains(&i) && !evidence.contactless.contains(&i);
+        let fit = |i: Incarnation| self.is_sound(i) && self.is_member(i) && in_contact(i) && !leaves(i);
         let seat = |i: &Incarnation| record.in_sync.iter().find(|s| s.incarnation == *i && fit(*i)).copied();
         let primary = record.primary.incarnation;
         let replace = evidence.cut_off.contains(&primary) || !self.is_member(primary) || leaves(primary);
         let stand_in =
             || wanted.iter().find_map(seat).or_else(|| record.in_sync.iter().copied().find(|s| fit(s.incarnation)));
-        let to = wanted.first().and_then(seat).or_else(|| replace.then(stand_in).flatten());
+        let settled = self.situation.history.settles_at(slot).is_none_or(|at| at <= self.situation.now);
+        let first = wanted.first().filter(|_| settled || replace).and_then(seat);
+        let to = first.or_else(|| replace.then(stand_in).flatten());
         to.filter(|to| *to != record.primary)
     }
 
     /// Learners that the ring does not want go at once, in-sync seats when all that it wants are in sync, those of evicted
     /// processes as soon as another one is there, and those that the primary does not reach as soon as enough are left for
-    /// publishes to be taken. What may be dead is not there: an in-sync seat that goes may hold the last living copy.
+    /// publishes to be taken. What may be dead is not there: an in-sync seat that goes may hold the last living copy. That a
+    /// process died a moment ago nobody else knows yet, so where a single copy is to stay its own process says so.
     fn remove_unwanted(&mut self, slot: SlotId, wanted: &[Incarnation]) {
         let Some(record) = self.draft.placement().slot(slot) else { return };
-        let enough = wanted.iter().all(|i| self.is_sound(*i) && record.in_sync.iter().any(|s| s.incarnation == *i));
         let unwanted = |s: &Seat| !wanted.contains(&s.incarnation) && *s != record.primary;
         let primary = record.primary.incarnation;
+        let all = wanted.iter().all(|i| self.is_sound(*i) && record.in_sync.iter().any(|s| s.incarnation == *i));
+        let stay = record.in_sync.iter().filter(|s| !unwanted(s)).count();
+        let enough = all && (stay > 1 || primary == self.situation.me);
         let alone = !self.is_member(primary) || !self.is_sound(primary);
         let placement = self.draft.placement();
         let apart = |s: &&Seat| !alone && placement.apart.contains(&(primary, s.incarnation));

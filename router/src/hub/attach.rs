@@ -155,6 +155,12 @@ impl Attachment {
         self.term_seen = self.term_seen.max(term);
     }
 
+    /// What the node said cannot be relied on any more: it is asked again, at once.
+    pub(super) fn doubt(&mut self) {
+        self.state = State::Unattached;
+        self.retry_at = None;
+    }
+
     /// The node refused, or is no primary any more: tried again after a while, or at once when the placement changes.
     pub(super) fn lost(&mut self, now: Time) {
         self.state = State::Unattached;

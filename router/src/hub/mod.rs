@@ -32,7 +32,7 @@ mod worker;
 pub mod core {
     pub use super::attach::{Link, Route};
     pub use super::rules::{Rule, Rules};
-    pub use super::slot::{Output, Slot};
+    pub use super::slot::{HELD_UP, Output, Slot};
 }
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -140,6 +140,12 @@ impl Room {
         self.standing = Standing::Wanted { not_before };
     }
 
+    /// What its primary said cannot be relied on any more: an answer under way lets nobody in either.
+    pub(super) fn doubt(&mut self, now: Time, fx: &mut Effects) {
+        self.want(now);
+        fx.forget = self.entrance.forget_fetch();
+    }
+
     /// A client wants in.
     pub(super) fn subscribe(&mut self, now: Time, newcomer: Newcomer, fx: &mut Effects) {
         if self.members.contains(&newcomer.client.id) {

@@ -23,6 +23,10 @@ use super::room::{Effects, Room, Standing};
 use super::rules::Rules;
 use crate::namespaces::Namespaces;
 
+/// A worker whose turn comes this late was held up: see [`Slot::doubt`]. A slot is made anew no sooner than a router that hears
+/// nothing gives up its link, which takes longer than this.
+pub const HELD_UP: Duration = Duration::from_secs(1);
+
 /// A message for the node at the other end of `link`.
 #[derive(Debug)]
 pub struct Output {
@@ -136,6 +140,16 @@ impl Slot {
         // Rooms may be in other slots now: clients ask again.
         for command in std::mem::take(&mut self.deferred).into_iter().chain(fx.commands) {
             command.refuse(ErrorCode::INTERNAL);
+        }
+    }
+
+    /// This process was held up for longer than [`HELD_UP`]: that the slot has another primary since, or was made anew, may lie
+    /// unread. Nobody is let in before a primary has confirmed where the rooms are.
+    pub fn doubt(&mut self, now: Time, out: &mut Vec<Output>) {
+        self.attachment.doubt();
+        self.unattached(now);
+        for id in self.rooms.keys().cloned().collect::<Vec<_>>() {
+            self.with_room(now, id.as_str(), out, |room, fx| room.doubt(now, fx));
         }
     }
 

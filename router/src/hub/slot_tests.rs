@@ -14,7 +14,7 @@ use v1::router_message::Kind as ToNode;
 use super::api::{Client, ClientPosition, Codec, Command, History, Presence, Subscribed, ToClient};
 use super::attach::{Link, Route};
 use super::queue::ClientQueue;
-use super::slot::{Output, Slot};
+use super::slot::{HELD_UP, Output, Slot};
 use super::testing::{Model, SLOT, answers, client, not_primary, room};
 
 struct Rig {
@@ -202,6 +202,55 @@ fn the_reply_comes_first_then_the_own_join_then_what_others_do() {
     rig.publish("2");
     assert_eq!(told(&ann), ["1: in at 0", "+ann", "#1", "+bob", "-bob", "#2"]);
     assert_eq!(told(&bob), ["1: in at 1", "+bob", "2: out"]);
+}
+
+#[test]
+fn a_router_that_was_held_up_lets_nobody_in_before_its_primary_confirms() {
+    let mut rig = Rig::new();
+    let (ann, bob, cid) = (client("ann"), client("bob"), client("cid"));
+    rig.subscribe(&ann, 1, None);
+    rig.talk();
+    rig.publish("1");
+    rig.publish("2");
+    // Bob's answer is on its way when the router is held up. Meanwhile the slot is made anew; that it was lies unread.
+    rig.subscribe(&bob, 1, rig.at(1));
+    let (old, late) = (rig.at(2), rig.replies());
+    rig.model.recreate();
+    rig.model.append("a", Bytes::from_static(b"new"), &mut Vec::new());
+    rig.now = rig.now + HELD_UP * 2;
+    let mut out = Vec::new();
+    rig.slot.doubt(rig.now, &mut out);
+    rig.collect(out);
+    rig.subscribe(&cid, 1, old);
+    late.into_iter().for_each(|reply| rig.hear(reply));
+    assert_eq!(
+        (told(&ann), told(&bob), told(&cid)),
+        (vec!["1: in at 0".into(), "+ann".into(), "#1".into(), "#2".into()], vec![], vec![])
+    );
+    rig.turn_away();
+    rig.follow();
+    rig.talk();
+    assert_eq!(told(&ann), ["dropped 2500"]);
+    assert_eq!(told(&bob)[0], "1: not recovered, at 1");
+    assert_eq!(told(&cid)[0], "1: not recovered, at 1");
+}
+
+#[test]
+fn a_router_that_was_held_up_goes_on_where_nothing_changed() {
+    let mut rig = Rig::new();
+    let (ann, bob) = (client("ann"), client("bob"));
+    rig.subscribe(&ann, 1, None);
+    rig.talk();
+    rig.publish("1");
+    let mut out = Vec::new();
+    rig.slot.doubt(rig.now, &mut out);
+    rig.collect(out);
+    assert_eq!(rig.attaches(), 1);
+    rig.subscribe(&bob, 1, rig.at(1));
+    rig.talk();
+    rig.publish("2");
+    assert_eq!(told(&ann), ["1: in at 0", "+ann", "#1", "+bob", "#2"]);
+    assert_eq!(told(&bob), ["1: recovered from 1 []", "+bob", "#2"]);
 }
 
 #[test]

@@ -31,9 +31,6 @@ use super::worker::{Event, slot_of};
 /// How often each side says that it is there.
 const HEARTBEAT: Duration = Duration::from_millis(250);
 
-/// A link on which nothing came for so long is given up: twelve heartbeats.
-const SILENCE: Duration = Duration::from_secs(3);
-
 /// Time to a TCP connection; within a data centre it takes milliseconds.
 const CONNECT_WITHIN: Duration = Duration::from_secs(1);
 
@@ -101,7 +98,7 @@ enum Ended {
     Refused(String),
     #[error("{0}")]
     Broken(String),
-    #[error("nothing came for {SILENCE:?}")]
+    #[error("nothing came for {:?}", limits::LINK_SILENCE)]
     Silent,
     #[error(transparent)]
     Overflow(#[from] Overflow),
@@ -279,7 +276,7 @@ impl Upstreams {
                     self.on_batch(line, batch).await?;
                 }
                 _ = beat.tick() => {
-                    if heard.elapsed() >= SILENCE {
+                    if heard.elapsed() >= limits::LINK_SILENCE {
                         return Err(Ended::Silent);
                     }
                     let placement = self.reference().map(Into::into);

@@ -19,7 +19,7 @@ use v1::router_message::Kind as ToNode;
 use super::api::{Client, Command};
 use super::attach::{Link, Route};
 use super::outbox::Outbox;
-use super::slot::{Counts, Output, Slot};
+use super::slot::{Counts, HELD_UP, Output, Slot};
 use crate::metrics::DELIVERIES;
 use crate::namespaces::Namespaces;
 
@@ -28,6 +28,9 @@ pub(super) const MAILBOX: usize = 4_096;
 
 /// Events handled in one go: enough to batch what goes out, few enough to look at timers in between.
 const BATCH: usize = 512;
+
+/// A worker with nothing to do looks around this often, to know that it was held up when it was.
+const LOOK: Duration = Duration::from_millis(250);
 
 /// Clients to be written to that are worth waking another worker for: about half a millisecond of writes.
 const SHARE: usize = 64;
@@ -160,22 +163,23 @@ impl Worker {
     /// Runs until `stop` is cancelled or the registry is gone.
     pub(super) async fn run(mut self, stop: CancellationToken) {
         let mut events = Vec::with_capacity(BATCH);
-        self.follow_view(Time::now());
+        let mut looked = Time::now();
+        self.follow_view(looked);
         loop {
-            let wait = self.deadlines.next().map(|at| at.since(Time::now()));
-            let timer = async {
-                match wait {
-                    Some(wait) => tokio::time::sleep(wait).await,
-                    None => std::future::pending().await,
-                }
-            };
+            let wait = self.deadlines.next().map_or(LOOK, |at| at.since(Time::now()).min(LOOK));
             tokio::select! {
                 () = stop.cancelled() => return self.finish(),
                 count = self.mailbox.recv_many(&mut events, BATCH) => if count == 0 { return },
                 changed = self.view.changed() => if changed.is_err() { return },
-                () = timer => {}
+                () = tokio::time::sleep(wait) => {}
             }
             let now = Time::now();
+            if now.since(looked) > LOOK + HELD_UP {
+                for slot in self.slots.keys().copied().collect::<Vec<_>>() {
+                    self.with_slot(slot, |slot, out| slot.doubt(now, out));
+                }
+            }
+            looked = now;
             self.follow_view(now);
             for event in events.drain(..) {
                 self.on_event(now, event);

@@ -97,8 +97,13 @@ impl World {
         } else {
             let router = self.rng.random_range(0..self.routers.len());
             self.say("fault: router hangs", || format!("{router} for {pause:?}"));
-            let known = &mut self.routers[router].paused_until;
-            *known = until.max(*known);
+            let clients_first = self.rng.random_bool(0.5);
+            let (now, known) = (self.now, &mut self.routers[router]);
+            if known.paused_until <= now {
+                // What clients sent in one hang stays in its order, however long it takes.
+                known.clients_first = clients_first;
+            }
+            known.paused_until = until.max(known.paused_until);
         }
     }
 

@@ -9,7 +9,7 @@ use roomring_control::clock::Time;
 use roomring_control::placement::Placement;
 use roomring_proto::{Incarnation, SlotId, v1};
 use roomring_router::hub::api::Command;
-use roomring_router::hub::core::{Link, Output, Route, Slot};
+use roomring_router::hub::core::{HELD_UP, Link, Output, Route, Slot};
 
 use super::ears::Ears;
 use super::etcd::Snapshot;
@@ -26,6 +26,10 @@ pub(super) struct Router {
     pub(super) me: Incarnation,
     pub(super) paused_until: Time,
     pub(super) watch_at: Time,
+    /// After a hang what clients sent is read before what nodes sent.
+    pub(super) clients_first: bool,
+    /// When its last turn was.
+    looked: Time,
     placement: Option<Arc<Placement>>,
     slots: BTreeMap<SlotId, Slot>,
     touched: BTreeSet<SlotId>,
@@ -48,6 +52,8 @@ impl Router {
             me,
             paused_until: Time::default(),
             watch_at: now,
+            clients_first: false,
+            looked: now,
             placement: None,
             slots: BTreeMap::new(),
             touched: BTreeSet::new(),
@@ -75,7 +81,18 @@ impl Router {
         [slots, dials].into_iter().flatten().chain([self.beat_at, self.ears.look_at]).min().unwrap_or(self.beat_at)
     }
 
+    /// As its worker does: after a hang it believes nothing that it has.
+    fn turn(&mut self, now: Time) {
+        if now.since(self.looked) > BEAT + HELD_UP {
+            for id in self.slots.keys().copied().collect::<Vec<_>>() {
+                self.with_slot(id, |slot, out| slot.doubt(now, out));
+            }
+        }
+        self.looked = now;
+    }
+
     pub(super) fn wake(&mut self, now: Time, todo: &mut Vec<Do>) {
+        self.turn(now);
         let due: Vec<SlotId> = self
             .slots
             .iter()
@@ -116,6 +133,7 @@ impl Router {
     }
 
     pub(super) fn connected(&mut self, now: Time, node: Incarnation, conn: u64, todo: &mut Vec<Do>) {
+        self.turn(now);
         self.links.insert(node, Some(conn));
         self.heard.insert(conn, now);
         self.route_all(now);
@@ -123,6 +141,7 @@ impl Router {
     }
 
     pub(super) fn disconnected(&mut self, now: Time, conn: u64, again: Time, todo: &mut Vec<Do>) {
+        self.turn(now);
         self.heard.remove(&conn);
         if let Some(node) = self.links.iter().find(|(_, c)| **c == Some(conn)).map(|(n, _)| *n) {
             self.links.remove(&node);
@@ -133,6 +152,7 @@ impl Router {
     }
 
     pub(super) fn message(&mut self, now: Time, conn: u64, message: Message, todo: &mut Vec<Do>) {
+        self.turn(now);
         let Some(node) = self.links.iter().find(|(_, c)| **c == Some(conn)).map(|(n, _)| *n) else { return };
         self.heard.insert(conn, now);
         match message {
@@ -152,6 +172,7 @@ impl Router {
     }
 
     pub(super) fn watched(&mut self, now: Time, snapshot: &Snapshot, todo: &mut Vec<Do>) {
+        self.turn(now);
         if let Some(placement) = &snapshot.placement {
             self.follow(now, placement);
         }
@@ -168,6 +189,7 @@ impl Router {
     }
 
     pub(super) fn command(&mut self, now: Time, command: Command, slot: SlotId, todo: &mut Vec<Do>) {
+        self.turn(now);
         if let Entry::Vacant(vacant) = self.slots.entry(slot) {
             vacant.insert(Slot::new(slot, PUBLISH_DEADLINE, Arc::default()));
             self.route(now, slot);

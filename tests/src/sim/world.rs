@@ -31,6 +31,8 @@ const HEALING: Duration = Duration::from_secs(30);
 const ANSWERS: Duration = Duration::from_secs(8);
 /// In this time nothing moves any more.
 const QUIET: Duration = Duration::from_secs(5);
+/// The first of those numbers by which what happens in one moment is in order.
+const FIRST_ORDER: u64 = 1 << 32;
 /// Steps in which no run is without an end.
 const STEPS: u64 = 3_000_000;
 
@@ -45,17 +47,63 @@ pub(super) enum Who {
 #[derive(Debug, Clone)]
 pub(super) enum Event {
     Wake(Who, u64),
-    Deliver { conn: u64, to: usize, message: Message },
-    Up { conn: u64, to: usize },
-    Down { conn: u64, to: usize },
-    Dialed { who: Who, life: u64, target: Incarnation },
-    Own { node: usize, life: u64, message: Message },
-    AtEtcd { node: usize, life: u64, request: Request },
-    FromEtcd { node: usize, life: u64, reply: Reply },
-    Watch { who: Who, life: u64, snapshot: Arc<Snapshot> },
-    Asked { who: Who, life: u64, by: (usize, u64), about: Incarnation },
-    Opinion { node: usize, life: u64, about: Incarnation, silent_for: Option<Duration> },
+    Deliver {
+        conn: u64,
+        to: usize,
+        message: Message,
+    },
+    Up {
+        conn: u64,
+        to: usize,
+    },
+    Down {
+        conn: u64,
+        to: usize,
+    },
+    Dialed {
+        who: Who,
+        life: u64,
+        target: Incarnation,
+    },
+    Own {
+        node: usize,
+        life: u64,
+        message: Message,
+    },
+    AtEtcd {
+        node: usize,
+        life: u64,
+        request: Request,
+    },
+    FromEtcd {
+        node: usize,
+        life: u64,
+        reply: Reply,
+    },
+    Watch {
+        who: Who,
+        life: u64,
+        snapshot: Arc<Snapshot>,
+    },
+    Asked {
+        who: Who,
+        life: u64,
+        by: (usize, u64),
+        about: Incarnation,
+    },
+    Opinion {
+        node: usize,
+        life: u64,
+        about: Incarnation,
+        silent_for: Option<Duration>,
+    },
     Client(usize),
+    /// What a client sent while its router hung.
+    Command {
+        router: usize,
+        life: u64,
+        command: Command,
+    },
     Leases,
     Fault,
     EtcdBack,
@@ -100,6 +148,8 @@ pub(super) struct World {
     pub(super) now: Time,
     queue: BTreeMap<(Time, u64), Event>,
     order: u64,
+    /// The same of what comes before all else of its moment.
+    order_first: u64,
     pub(super) net: Net,
     pub(super) etcd: Etcd,
     pub(super) nodes: Vec<Node>,
@@ -152,7 +202,8 @@ impl World {
             rng,
             now: Time(Duration::from_secs(1000)),
             queue: BTreeMap::new(),
-            order: 0,
+            order: FIRST_ORDER,
+            order_first: 0,
             net: Net::default(),
             etcd: Etcd::default(),
             nodes,
@@ -329,6 +380,7 @@ impl World {
             Event::Own { node, life, .. } | Event::FromEtcd { node, life, .. } | Event::Opinion { node, life, .. } => {
                 Some((Who::Node(*node), *life))
             }
+            Event::Command { router, life, .. } => Some((Who::Router(*router), *life)),
             Event::Dialed { .. }
             | Event::AtEtcd { .. }
             | Event::Client(_)
@@ -453,6 +505,7 @@ impl World {
                 return self.done(who, todo);
             }
             Event::Client(client) => return self.client(client),
+            Event::Command { router, command, .. } => return self.hand_in(router, command),
             Event::Leases => {
                 if self.etcd.expire(now) {
                     self.say("a registration lapses", String::new);
@@ -835,6 +888,21 @@ impl World {
         let lines: Vec<Line> = std::mem::take(&mut self.clients[client].lines);
         self.report.recording.lines.extend(lines);
         let Some(router) = self.clients[client].router else { return Ok(()) };
+        let Router { life, paused_until, clients_first, .. } = self.routers[router];
+        if paused_until > self.now {
+            let event = Event::Command { router, life, command };
+            if clients_first {
+                self.order_first += 1;
+                self.queue.insert((paused_until, self.order_first), event);
+            } else {
+                self.at(paused_until, event);
+            }
+            return Ok(());
+        }
+        self.hand_in(router, command)
+    }
+
+    fn hand_in(&mut self, router: usize, command: Command) -> Result<(), String> {
         let slot = room_of(&command).slot(SLOTS);
         let mut todo = Vec::new();
         self.routers[router].command(self.now, command, slot, &mut todo);

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use roomring_proto::{Incarnation, SlotId, Uid};
+use roomring_proto::{Incarnation, SlotId, Uid, limits};
 
 use super::sim::{FENCE, Sim, TTL, id};
 use crate::placement::fixtures::settings;
@@ -156,7 +156,7 @@ fn a_slot_is_recreated_when_its_copies_are_out_of_the_way_for_long_enough() {
 }
 
 #[test]
-fn a_proof_of_death_recreates_at_once_but_only_a_slot_that_stood() {
+fn a_proof_of_death_recreates_once_routers_know_but_only_a_slot_that_stood() {
     let mut sim = Sim::new(8, 1, &["a", "b"]);
     let a = sim.incarnation("a");
     let of_b: Vec<SlotId> = {
@@ -164,6 +164,13 @@ fn a_proof_of_death_recreates_at_once_but_only_a_slot_that_stood() {
         (0..8).map(SlotId).filter(|s| sim.placement().slots[s.0 as usize].primary.incarnation == b).collect()
     };
     sim.start("b");
+    let recreates = |sim: &Sim| sim.plan(a).iter().any(|c| matches!(c, Change::Recreate { .. }));
+    assert!(!recreates(&sim), "a router may hold its link to the dead one for open still");
+    let wake = sim.next_deadline(a).unwrap();
+    assert!(wake.since(sim.now) < Duration::from_secs(5) && wake.since(sim.now) > limits::LINK_SILENCE);
+    sim.pass(wake.since(sim.now) - Duration::from_millis(1));
+    assert!(!recreates(&sim));
+    sim.pass(Duration::from_millis(1));
     let recreated: Vec<SlotId> = sim
         .plan(a)
         .iter()

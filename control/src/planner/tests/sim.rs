@@ -181,12 +181,17 @@ impl Sim {
         writers.sort_by_key(|i| planner::rank(&self.view, &self.evidence.suspects, *i));
         let plans = writers.iter().map(|i| (*i, self.plan(*i)));
         let Some((by, changes)) = plans.into_iter().find(|(_, c)| !c.is_empty()) else { return false };
+        self.write(by, changes);
+        true
+    }
+
+    /// A write of that process.
+    pub(super) fn write(&mut self, by: Incarnation, changes: Vec<Change>) {
         let mut next = self.placement().with(&changes).expect("a plan fits");
         next.recent.push(self.record(by, &changes));
         self.log.extend(changes);
         self.adopt(next);
         self.pass(Duration::from_millis(50));
-        true
     }
 
     /// What a coordinator would note.
