@@ -96,7 +96,8 @@ async fn attend(
             placement: shell.hello_placement(),
         })),
     }]);
-    shell.workers.broadcast(|| Mail::LinkUp { link, router, outbox: outbox.clone() }).await?;
+    let listens = hello.visits;
+    shell.workers.broadcast(|| Mail::LinkUp { link, router, listens, outbox: outbox.clone() }).await?;
     let mut reader = Reader { shell, outbox, link, news: News::default() };
     reader.on_placement_ref(hello.placement);
     let end = tokio::select! {

@@ -16,6 +16,7 @@ use crate::auth::{Auth, ConnectCall, Jwks, Outside, SessionCookie, Tokens};
 use crate::http::{Files, Tls};
 use crate::limits::Rate;
 use crate::namespaces::{Namespaces, Options};
+use crate::webhook::{Webhook, WebhookConfig};
 
 /// Command line of `roomring-router`.
 #[derive(Debug, clap::Parser, Serialize)]
@@ -197,6 +198,8 @@ pub struct Config {
     pub session_cookie: Option<SessionCookie>,
     /// The business server is asked who a client is. In a file only.
     pub connect: Option<ConnectCall>,
+    /// The business server is told what happens in rooms. In a file only.
+    pub webhook: Option<WebhookConfig>,
     /// What tokens must have in `iss`.
     pub token_issuer: Option<String>,
     /// What tokens must have in `aud`.
@@ -322,6 +325,9 @@ impl Settings for Config {
         self.namespaces().check()?;
         self.session_cookie.iter().try_for_each(SessionCookie::check)?;
         self.connect.iter().try_for_each(ConnectCall::check)?;
+        self.webhook.iter().try_for_each(WebhookConfig::check)?;
+        let told = self.webhook.is_some() || !self.namespaces().tells(|_| true);
+        rule(told, "webhook", "is needed by the rooms that have events told")?;
         positive(self.publish_deadline, "publish_deadline")?;
         let rooms = self.rooms_per_connection;
         rule((1..=MOST_ROOMS).contains(&rooms), "rooms_per_connection", &format!("must be 1 to {MOST_ROOMS}"))?;
@@ -374,9 +380,7 @@ impl Config {
             let pem = std::fs::read_to_string(path).map_err(|e| bad(e.to_string()))?;
             tokens = tokens.with_pem(&pem).map_err(|e| bad(e.to_string()))?;
         }
-        // Answers come from one address; a redirect elsewhere would be somebody else's.
-        let client = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build();
-        let client = client.map_err(|e| Invalid::new("connect", format!("no HTTP client can be had: {e}")))?;
+        let client = client("connect")?;
         if let Some(url) = &self.token_jwks {
             if !url.starts_with("http://") && !url.starts_with("https://") {
                 return Err(Invalid::new("token_jwks", "expected a URL such as https://example.com/jwks.json"));
@@ -393,6 +397,15 @@ impl Config {
             tracing::warn!("nobody can connect: nothing is configured that tells clients apart, see docs/auth.md");
         }
         Ok(Auth { tokens: used.then_some(tokens), outside, anonymous, insecure_names })
+    }
+
+    /// Who tells the business server what happens in rooms, if it is to be told anything.
+    ///
+    /// # Errors
+    /// A setting that can't be used.
+    pub fn webhook(&self) -> Result<Option<Webhook>, Invalid> {
+        let Some(config) = &self.webhook else { return Ok(None) };
+        Webhook::new(config, self.id.clone(), self.namespaces(), client("webhook")?).map(Some)
     }
 
     /// TLS for clients, if there is any.
@@ -424,6 +437,12 @@ impl Config {
             Err(_) => Ok(None),
         }
     }
+}
+
+/// What calls servers of the application. Answers come from one address; a redirect elsewhere would be somebody else's.
+fn client(field: &str) -> Result<reqwest::Client, Invalid> {
+    let client = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build();
+    client.map_err(|e| Invalid::new(field, format!("no HTTP client can be had: {e}")))
 }
 
 fn host_port(field: &str, value: &str) -> Result<(), Invalid> {

@@ -20,6 +20,7 @@ pub mod roster;
 mod run;
 pub mod session;
 mod site;
+pub mod webhook;
 
 pub use api::{ApiKeys, BadKey};
 pub use backend::{Backend, Refused, Whereabouts};

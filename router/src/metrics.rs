@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use roomring_control::daemon::metrics::{Busy, Counter, Latencies, Sink, Source};
 
 use crate::site::RouterSite;
+use crate::webhook::Webhook;
 
 /// From the arrival of deliveries at this router to the end of the writes to its clients.
 pub(crate) static DELIVERIES: Latencies = Latencies::new();
@@ -16,6 +17,15 @@ pub(crate) static SENT_BYTES: Busy = Busy::new();
 pub(crate) static SENT_WRITES: Busy = Busy::new();
 /// What waits in the outboxes of all links.
 pub(crate) static OUTBOX_BYTES: Counter = Counter::new();
+
+/// Events that the business server took.
+pub(crate) static WEBHOOK_TAKEN: Counter = Counter::new();
+/// Those that it refused.
+pub(crate) static WEBHOOK_REFUSED: Counter = Counter::new();
+/// Those that became too old before it took them.
+pub(crate) static WEBHOOK_EXPIRED: Counter = Counter::new();
+/// Those that there was no room for.
+pub(crate) static WEBHOOK_DROPPED: Counter = Counter::new();
 
 /// Connections that ended, by close code.
 static ENDED: Mutex<BTreeMap<Ended, u64>> = Mutex::new(BTreeMap::new());
@@ -48,7 +58,7 @@ impl fmt::Display for Ended {
 
 /// Tells all of a router's numbers.
 #[derive(Debug)]
-pub(crate) struct RouterMetrics(pub(crate) Arc<RouterSite>);
+pub(crate) struct RouterMetrics(pub(crate) Arc<RouterSite>, pub(crate) Option<Arc<Webhook>>);
 
 impl Source for RouterMetrics {
     fn tell(&self, sink: &mut Sink<'_>) -> fmt::Result {
@@ -98,6 +108,19 @@ impl Source for RouterMetrics {
         let waiting = hub.as_ref().map_or(0, |(_, waiting)| *waiting as u64);
         sink.gauge("router_mailbox_events", "Events that wait for the hub's workers.", waiting)?;
         sink.gauge("router_outbox_bytes", "What waits to be sent to nodes.", OUTBOX_BYTES.get())?;
+        sink.counters(
+            "router_webhook_events",
+            "Events of [webhook] that are done with: taken by the business server, refused by it, expired = not taken in time, dropped = too many waited or the router stopped.",
+            "outcome",
+            &[
+                ("taken", WEBHOOK_TAKEN.get()),
+                ("refused", WEBHOOK_REFUSED.get()),
+                ("expired", WEBHOOK_EXPIRED.get()),
+                ("dropped", WEBHOOK_DROPPED.get()),
+            ],
+        )?;
+        let waiting = self.1.as_ref().map_or(0, |webhook| webhook.waiting() as u64);
+        sink.gauge("router_webhook_waiting", "Events of [webhook] that the business server is to be told.", waiting)?;
         site.cluster.tell(sink)
     }
 }

@@ -1,11 +1,13 @@
 //! What holds in which rooms: options by namespace, the part of a room's name before its first `:`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use roomring_control::daemon::{ByteSize, Invalid, Span};
 use roomring_proto::close::ErrorCode;
 use roomring_proto::{RoomId, v1};
 use serde::Deserialize;
+
+use crate::webhook::Happening;
 
 /// Separates a namespace from the rest of a room's name.
 const NAMESPACE_END: char = ':';
@@ -101,6 +103,8 @@ pub struct Options {
     pub max_payload: Option<ByteSize>,
     /// What payloads are.
     pub payload: Payload,
+    /// What the business server is told of.
+    pub webhook: BTreeSet<Happening>,
 }
 
 impl Default for Options {
@@ -115,6 +119,7 @@ impl Default for Options {
             publish: Publish::Members,
             max_payload: None,
             payload: Payload::Json,
+            webhook: BTreeSet::new(),
         }
     }
 }
@@ -144,12 +149,27 @@ pub struct Namespaces {
     /// Of rooms outside of any namespace.
     default: Options,
     named: BTreeMap<String, Options>,
+    /// The business server is told of publishes in some rooms.
+    tells_of_publishes: bool,
 }
 
 impl Namespaces {
     /// `default` for rooms outside of any namespace, and others by name.
     pub fn new(default: Options, named: BTreeMap<String, Options>) -> Self {
-        Self { default, named }
+        let all = || named.values().chain([&default]);
+        let tells_of_publishes = all().any(|options| options.webhook.contains(&Happening::Published));
+        Self { default, named, tells_of_publishes }
+    }
+
+    /// The business server is told of something that is so.
+    pub fn tells(&self, so: impl Fn(Happening) -> bool) -> bool {
+        self.named.values().chain([&self.default]).flat_map(|options| &options.webhook).any(|happening| so(*happening))
+    }
+
+    /// The business server is told of publishes in `room`.
+    pub fn tells_of_publishes(&self, room: &RoomId) -> bool {
+        // This is asked for each of them.
+        self.tells_of_publishes && self.of(room).is_ok_and(|options| options.webhook.contains(&Happening::Published))
     }
 
     /// Checks names and options.

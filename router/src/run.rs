@@ -30,6 +30,7 @@ use crate::metrics::RouterMetrics;
 use crate::roster::Roster;
 use crate::session::{Limits, Policy};
 use crate::site::RouterSite;
+use crate::webhook::Webhook;
 
 /// How often the memory of token buckets that are full is given back.
 const FORGET_EVERY: Duration = Duration::from_secs(10);
@@ -129,6 +130,7 @@ pub async fn run(config: Config, stop: CancellationToken, ready: oneshot::Sender
         }
     }));
     let api = config.api_keys()?;
+    let webhook = config.webhook()?.map(Arc::new);
     let http = bind("http", &config.http).await?;
     let tls = config.tls()?.map(Arc::new);
     let https = match (&config.https, &tls) {
@@ -159,7 +161,7 @@ pub async fn run(config: Config, stop: CancellationToken, ready: oneshot::Sender
         guards: Arc::new(guards),
     }));
     let site = Arc::new(RouterSite::new(app.clone()));
-    let metrics = RouterMetrics(site.clone());
+    let metrics = RouterMetrics(site.clone(), webhook.clone());
     // From now on: whoever waits for etcd is asked how it is, too.
     let _admin = admin.into_std().and_then(|admin| Admin::start(admin, site.clone(), metrics)).map_err(Error::Admin)?;
     // Ends with `app.stop`.
@@ -181,6 +183,11 @@ pub async fn run(config: Config, stop: CancellationToken, ready: oneshot::Sender
     let mut grpc = tokio::spawn(grpc);
 
     let mut parts = Parts::default();
+    parts.webhook = webhook.map(|webhook| {
+        let stop = CancellationToken::new();
+        let telling = AbortOnDropHandle::new(tokio::spawn(webhook.clone().run(stop.clone())));
+        Telling { webhook, stop, telling }
+    });
     let lived = tokio::select! {
         lived = live(&config, (&bound, watch), &app, (&admin, &site), &mut parts, || health.serve(), ready) => lived,
         served = &mut grpc => served.unwrap_or(Ok(())).map_err(Error::from).and(Err(Error::Ended("the gRPC server"))),
@@ -221,12 +228,26 @@ struct Parts {
     heartbeats: Option<Heartbeats>,
     /// Ends when it is dropped.
     denials: Option<AbortOnDropHandle<()>>,
+    webhook: Option<Telling>,
+}
+
+/// The task that tells the business server what happens in rooms.
+struct Telling {
+    webhook: Arc<Webhook>,
+    stop: CancellationToken,
+    /// Ends when it is dropped.
+    telling: AbortOnDropHandle<()>,
 }
 
 impl Parts {
     async fn stop(self) {
         if let Some(hub) = self.hub {
             hub.stop().await;
+        }
+        if let Some(Telling { stop, telling, .. }) = self.webhook {
+            // Nothing more comes: what waits is told.
+            stop.cancel();
+            let _ = telling.await;
         }
         if let Some(heartbeats) = self.heartbeats {
             heartbeats.stop().await;
@@ -303,6 +324,7 @@ async fn live<F: Future<Output = ()>>(
             registration: registration.state(),
             publish_deadline: config.publish_deadline.0,
             namespaces: Arc::new(config.namespaces()),
+            webhook: parts.webhook.as_ref().map(|telling| telling.webhook.clone()),
             workers: None,
         },
         registry,

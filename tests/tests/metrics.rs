@@ -157,7 +157,7 @@ fn documented(all: &BTreeMap<String, Told>) {
         let total = name.ends_with("_total");
         assert_eq!(total, told.kind == "counter", "{name} is a {}", told.kind);
         for label in &told.labels {
-            let known = ["cause", "code", "copies", "kind", "reason", "role", "state", "version"];
+            let known = ["cause", "code", "copies", "kind", "outcome", "reason", "role", "state", "version"];
             assert!(known.contains(&label.as_str()), "{name} has a label {label}: is it bounded?");
         }
     }

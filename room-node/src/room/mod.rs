@@ -23,5 +23,5 @@ pub use keeps::Keeps;
 pub use limits::LimitMet;
 pub use numbers::Number;
 pub use roomring_control::placement::RoomLimits;
-pub use rooms::{Applied, Rooms};
+pub use rooms::{Applied, Rooms, Visit};
 pub use state::Room;

@@ -22,6 +22,23 @@ pub struct Applied {
     pub event: v1::Event,
 }
 
+/// Who comes or goes by an entry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Visit {
+    /// The room.
+    pub room: RoomId,
+    /// The identity of its history.
+    pub epoch: Epoch,
+    /// Who.
+    pub info: Client,
+    /// The router process that holds, or held, its socket.
+    pub router: Incarnation,
+    /// It goes.
+    pub left: bool,
+    /// Members of the room afterwards.
+    pub clients: usize,
+}
+
 /// The committed state of all rooms of one slot. Entries go in through [`Rooms::apply`], in order of lsn.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Rooms {
@@ -104,6 +121,23 @@ impl Rooms {
                 None
             }
         }
+    }
+
+    /// Who comes or goes by an entry that is to be applied next.
+    pub fn visit(&self, entry: &Entry) -> Option<Visit> {
+        let (name, client) = match &entry.body {
+            Body::Join { room, info, .. } => (room, &info.client),
+            Body::Leave { room, client } => (room, client),
+            Body::Create { .. } | Body::Publish { .. } | Body::Expire | Body::Remove { .. } => return None,
+        };
+        let room = self.rooms.get(name)?;
+        let (info, router, left, clients) = match (&entry.body, room.member(client)) {
+            (Body::Join { info, router, .. }, None) => (info, *router, false, room.num_clients() + 1),
+            (Body::Leave { .. }, Some((info, router))) => (info, router, true, room.num_clients() - 1),
+            // It is there, or gone, already.
+            _ => return None,
+        };
+        Some(Visit { room: name.clone(), epoch: room.epoch, info: info.clone(), router, left, clients })
     }
 
     /// The room, if it exists.

@@ -129,6 +129,27 @@ fn joins_and_leaves_are_seen_once() {
 }
 
 #[test]
+fn visits_are_told_before_they_are_made() {
+    let mut log = log();
+    let mut visit = |body: Body| {
+        let entry = log.entry(body);
+        let visit = log.rooms.visit(&entry).map(|v| (v.info.client, v.router, v.left, v.clients));
+        log.rooms.apply(&entry);
+        assert_eq!(visit.as_ref().map(|v| v.3), visit.as_ref().map(|_| log.room("lobby").num_clients()));
+        visit
+    };
+    let join = |client: &str, router| Body::Join { room: room("lobby"), info: ann(client), router };
+    let leave = |client: &str| Body::Leave { room: room("lobby"), client: client.into() };
+    assert_eq!(visit(join("c1", R1)), Some(("c1".into(), R1, false, 1)));
+    assert_eq!(visit(join("c1", R2)), None, "it is there already");
+    assert_eq!(visit(join("c2", R1)), Some(("c2".into(), R1, false, 2)));
+    assert_eq!(visit(leave("c3")), None);
+    assert_eq!(visit(leave("c1")), Some(("c1".into(), R2, true, 1)));
+    assert_eq!(visit(Body::Expire), None);
+    assert_eq!(visit(leave("c2")), Some(("c2".into(), R1, true, 0)));
+}
+
+#[test]
 fn presence_counts_connections_and_users() {
     let mut log = log();
     log.join("lobby", ann("c2"), R1);

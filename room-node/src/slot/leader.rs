@@ -8,10 +8,11 @@ use roomring_proto::{Incarnation, Lsn, RoomId, Seat, Term, Version, v1};
 
 use super::catchup::Progress;
 use super::replica::Replica;
-use super::serve::{Answers, Due, HeldAttach, not_primary};
+use super::serve::{Answers, Due, HeldAttach, not_primary, visited};
 use super::tail::Tail;
 use super::{Ctx, LinkId, Output, Rule};
 use crate::entry::{Body, Entry};
+use crate::room::Rooms;
 
 /// A seat that is told nothing else is told the commit point after this long, so that it applies what it holds. As a rule the
 /// next entry tells it: sooner, a quiet room's every message would cost two more messages and their answers.
@@ -321,12 +322,19 @@ impl Leader {
             let (tail, answers) = (&mut self.tail, &mut self.answers);
             // The tail of earlier terms was never in `tail`.
             let own_from = self.tail_end;
-            replica.apply_to(to, |entry, applied| {
+            let mut visits = Vec::new();
+            let note = |rooms: &Rooms, entry: &Entry| {
+                if !ctx.listeners.is_empty() {
+                    visits.extend(rooms.visit(entry).map(|visit| (entry.lsn, entry.time_ms, visit)));
+                }
+            };
+            replica.apply_to(to, note, |entry, applied| {
                 if entry.lsn > own_from {
                     tail.pop(entry);
                 }
                 shown.add(entry, applied, answers);
             });
+            out.extend(visits.into_iter().filter_map(|(lsn, time_ms, visit)| visited(lsn, time_ms, visit, ctx)));
             replica.log.trim(ctx.config.retention, replica.commit);
             for due in shown.send(&self.attached, self.term, ctx, out) {
                 self.acknowledge(due, ctx, out);

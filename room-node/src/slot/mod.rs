@@ -107,6 +107,8 @@ pub enum Input {
         /// The router process.
         router: Incarnation,
     },
+    /// The router of a link that is up wants to be told who comes and goes.
+    Listens(LinkId),
     /// It ended.
     LinkDown(LinkId),
     /// A router's message about this slot.
@@ -165,6 +167,7 @@ struct Ctx<'a> {
     version: Version,
     record: &'a SlotRecord,
     links: &'a BTreeMap<LinkId, Incarnation>,
+    listeners: &'a BTreeSet<LinkId>,
     up: &'a BTreeSet<Incarnation>,
 }
 
@@ -186,6 +189,8 @@ pub struct Slot {
     leader: Option<Leader>,
     up: BTreeSet<Incarnation>,
     links: BTreeMap<LinkId, Incarnation>,
+    /// Those of them that are told who comes and goes.
+    listeners: BTreeSet<LinkId>,
 }
 
 impl Slot {
@@ -199,6 +204,7 @@ impl Slot {
             leader: None,
             up: BTreeSet::new(),
             links: BTreeMap::new(),
+            listeners: BTreeSet::new(),
         }
     }
 
@@ -271,7 +277,11 @@ impl Slot {
             Input::LinkUp { link, router } => {
                 self.links.insert(link, router);
             }
+            Input::Listens(link) => {
+                self.listeners.insert(link);
+            }
             Input::LinkDown(link) => {
+                self.listeners.remove(&link);
                 if let Some(router) = self.links.remove(&link)
                     && let Some(leader) = &mut self.leader
                 {
@@ -302,7 +312,8 @@ impl Slot {
         if let (Some(leader), Some(replica), Some((version, record))) =
             (&mut self.leader, &mut self.replica, &self.view)
         {
-            let ctx = Ctx { config: &self.config, env, version: *version, record, links: &self.links, up: &self.up };
+            let links = &self.links;
+            let ctx = Ctx { config: &self.config, env, version: *version, record, links, listeners: &self.listeners, up: &self.up };
             f(leader, replica, &ctx, out);
         }
     }

@@ -96,7 +96,7 @@ impl Replica {
         }
         // In a synced term the whole log is the primary's, so its commit point holds for all of it.
         let commit = if config.rules.keep(Rule::AppliesCommittedOnly) { Lsn(append.commit) } else { self.log.last() };
-        self.apply_to(commit.min(self.log.last()), |_, _| {});
+        self.apply_to(commit.min(self.log.last()), |_, _| {}, |_, _| {});
         self.log.trim(config.retention, self.commit);
         v1::replication::Kind::AppendAck(v1::AppendAck { lsn: self.log.last().0 })
     }
@@ -134,11 +134,17 @@ impl Replica {
         }
     }
 
-    /// Applies entries up to `lsn`, telling `each` what members see of them.
-    pub(super) fn apply_to(&mut self, lsn: Lsn, mut each: impl FnMut(&Entry, Option<Applied>)) {
+    /// Applies entries up to `lsn`: `before` looks at each before it is, and `each` is told what members see of it.
+    pub(super) fn apply_to(
+        &mut self,
+        lsn: Lsn,
+        mut before: impl FnMut(&Rooms, &Entry),
+        mut each: impl FnMut(&Entry, Option<Applied>),
+    ) {
         while self.commit < lsn {
             let next = self.commit.next();
             let Some(entry) = self.log.get(next) else { return };
+            before(&self.rooms, entry);
             let applied = self.rooms.apply(entry);
             let shown = match applied.as_ref().and_then(|a| a.event.kind.as_ref()) {
                 None => Shown::No,

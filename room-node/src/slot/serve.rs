@@ -13,7 +13,7 @@ use super::leader::{Leader, Links};
 use super::replica::Replica;
 use super::{Ctx, LinkId, Output, Rule, Rules, log};
 use crate::entry::{Body, Client, Entry, Publish};
-use crate::room::{Applied, Number, Room};
+use crate::room::{Applied, Number, Room, Visit};
 
 /// Bytes of uncommitted entries past which publishes are refused: a seat that does not acknowledge must not fill the memory.
 const UNCOMMITTED_BYTES: usize = 8 << 20;
@@ -814,6 +814,25 @@ fn attach_refused(link: LinkId, attach: &v1::Attach, term: Term, reason: Reason,
             ..Default::default()
         }),
     )
+}
+
+/// Tells one of those who want to know that somebody came or went: the client's own router, or if that is gone another.
+pub(super) fn visited(lsn: Lsn, time_ms: u64, visit: Visit, ctx: &Ctx<'_>) -> Option<Output> {
+    let own = ctx.listeners.iter().find(|link| ctx.links.get(link) == Some(&visit.router));
+    let link = *own.or_else(|| ctx.listeners.first())?;
+    Some(to_router(
+        link,
+        ToRouter::Visit(v1::Visit {
+            slot: ctx.config.slot.0,
+            room: visit.room.as_str().to_owned(),
+            epoch: Some(visit.epoch.into()),
+            lsn: lsn.0,
+            time_ms,
+            info: Some((&visit.info).into()),
+            left: visit.left,
+            clients: visit.clients as u64,
+        }),
+    ))
 }
 
 /// Tells a router that this process is not the slot's primary, or not any more. Says nothing about publishes sent before.

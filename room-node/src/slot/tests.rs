@@ -833,6 +833,57 @@ fn members_of_a_router_that_stays_away_leave_after_the_grace() {
     assert_eq!(clients(&world), 0);
 }
 
+/// Links that were told of a visit of the room's only client, and whether it left.
+fn visits(out: &[Output]) -> Vec<(LinkId, bool)> {
+    let visit = |output: &Output| match output {
+        Output::Router { link, message: v1::NodeMessage { kind: Some(v1::node_message::Kind::Visit(visit)) } } => {
+            assert_eq!((visit.clients, visit.info.as_ref().unwrap().client.as_str()), (u64::from(!visit.left), "c1"));
+            Some((*link, visit.left))
+        }
+        _ => None,
+    };
+    out.iter().filter_map(visit).collect()
+}
+
+#[test]
+fn a_visit_is_told_to_the_router_of_the_client_or_to_another() {
+    let mut world = run(1, vec![]);
+    settle(&mut world);
+    let (at, link) = world.router.at.take().unwrap();
+    let now = world.now;
+    let env = |now| Env {
+        now: Time(now),
+        wall_ms: 0,
+        contact: Some(Time(now)),
+        fence_after: Duration::from_secs(60),
+        min_in_sync: 1,
+    };
+    let slot = world.slots.get_mut(&at).unwrap();
+    let other = LinkId(1_000);
+    let mut handle = |now, input| {
+        let mut out = Vec::new();
+        slot.handle(&env(now), input, &mut out);
+        visits(&out)
+    };
+    let presence = |joined: bool| {
+        let info = v1::ClientInfo { user: "ann".into(), client: "c1".into(), ..Default::default() };
+        let (joined, left) = if joined { (vec![info], Vec::new()) } else { (Vec::new(), vec!["c1".to_owned()]) };
+        let presence = v1::Presence { slot: 0, room: ROOM.into(), joined, left };
+        Input::Router { link, message: v1::router_message::Kind::Presence(presence) }
+    };
+    assert_eq!(handle(now, presence(false)), [], "nobody wants to know");
+    handle(now, Input::LinkUp { link: other, router: Incarnation(100) });
+    handle(now, Input::Listens(other));
+    assert_eq!(handle(now, presence(true)), [(other, false)], "its own does not want to know");
+    handle(now, Input::Listens(link));
+    assert_eq!(handle(now, presence(false)), [(link, true)]);
+    assert_eq!(handle(now, presence(true)), [(link, false)]);
+    assert_eq!(handle(now, presence(true)), [], "it is there already");
+    handle(now, Input::LinkDown(link));
+    let gone = now + Duration::from_secs(10);
+    assert_eq!(handle(gone, Input::Tick), [(other, true)]);
+}
+
 #[test]
 fn an_empty_room_costs_nothing_once_its_history_is_old() {
     let mut world = run(1, vec![]);

@@ -37,6 +37,8 @@ pub(crate) enum Mail {
     LinkUp {
         link: LinkId,
         router: Incarnation,
+        /// It is told who comes and goes.
+        listens: bool,
         outbox: Outbox<v1::NodeMessage>,
     },
     LinkDown(LinkId),

@@ -145,9 +145,10 @@ impl Worker {
                 self.outbound.callers.remove(&peer);
                 return;
             }
-            Mail::LinkUp { link, router, outbox } => {
+            Mail::LinkUp { link, router, listens, outbox } => {
                 self.outbound.links.insert(link, outbox);
-                Event::LinkUp { link, router }
+                let listens = listens.then_some(Event::Listens(link));
+                return self.each([Event::LinkUp { link, router }].into_iter().chain(listens));
             }
             Mail::LinkDown(link) => {
                 self.outbound.links.remove(&link);

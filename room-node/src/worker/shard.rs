@@ -63,6 +63,8 @@ pub enum Event {
         /// The router process.
         router: Incarnation,
     },
+    /// The router of a link that is up wants to be told who comes and goes.
+    Listens(LinkId),
     /// It ended.
     LinkDown(LinkId),
     /// A router's message.
@@ -92,6 +94,8 @@ pub struct Shard {
     /// Seats whose slot's code panicked. Its state is lost, and a seat that lost its state must never act again.
     quarantined: BTreeMap<SlotId, Seat>,
     links: BTreeMap<LinkId, Incarnation>,
+    /// Those of them that are told who comes and goes.
+    listeners: BTreeSet<LinkId>,
     peers: BTreeSet<Incarnation>,
     /// What routers said on a placement that this process has yet to see, by slot: from an attach on. Refused, it would come
     /// again only after a wait, for each slot of a node that has just died.
@@ -129,6 +133,7 @@ impl Shard {
             deadlines: BTreeSet::new(),
             quarantined: BTreeMap::new(),
             links: BTreeMap::new(),
+            listeners: BTreeSet::new(),
             peers: BTreeSet::new(),
             early: BTreeMap::new(),
         }
@@ -156,8 +161,13 @@ impl Shard {
                 self.links.insert(link, router);
                 self.feed_all(at, || Input::LinkUp { link, router }, out);
             }
+            Event::Listens(link) => {
+                self.listeners.insert(link);
+                self.feed_all(at, || Input::Listens(link), out);
+            }
             Event::LinkDown(link) => {
                 self.links.remove(&link);
+                self.listeners.remove(&link);
                 for early in self.early.values_mut() {
                     early.retain(|(l, _)| *l != link);
                 }
@@ -350,6 +360,9 @@ impl Shard {
             }
             for (link, router) in self.links.clone() {
                 self.feed(at, id, Input::LinkUp { link, router }, out);
+            }
+            for link in self.listeners.clone() {
+                self.feed(at, id, Input::Listens(link), out);
             }
         }
         if self.slots.get(&id).is_some_and(|h| h.slot.is_empty()) {

@@ -36,17 +36,19 @@ impl Failed {
     }
 }
 
+/// The innermost cause, which says what a person needs. The URL, which may hold a password, is left out.
+pub(crate) fn cause(e: reqwest::Error) -> String {
+    let e = e.without_url();
+    let mut cause: &dyn std::error::Error = &e;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    cause.to_string()
+}
+
 /// The body of an answer with status 200.
 pub(super) async fn body(request: RequestBuilder, most: usize, within: Duration) -> Result<Vec<u8>, Failed> {
-    let broken = |e: reqwest::Error| {
-        // The innermost cause says what a person needs; the URL, which may hold a password, is left out.
-        let e = e.without_url();
-        let mut cause: &dyn std::error::Error = &e;
-        while let Some(inner) = cause.source() {
-            cause = inner;
-        }
-        Failed::Broken(cause.to_string())
-    };
+    let broken = |e| Failed::Broken(cause(e));
     let exchange = async {
         let mut answer = request.send().await.map_err(broken)?;
         if answer.status() != StatusCode::OK {

@@ -16,6 +16,7 @@ use bytes::Bytes;
 use roomring_proto::RoomId;
 
 pub use claims::BadClaim;
+pub(crate) use fetch::cause;
 pub use jwks::Jwks;
 pub use jwt::{BadKey, Tokens};
 pub use outside::{ConnectCall, Lookup, NotKnown, Outside, SessionCookie, Shown};

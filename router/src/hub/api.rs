@@ -10,7 +10,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use roomring_proto::client::Format;
 use roomring_proto::close::{CloseCode, ErrorCode};
-use roomring_proto::{Epoch, RoomId, Seq, v1};
+use roomring_proto::{Epoch, RoomId, Seq, SlotId, v1};
 
 use super::queue::ClientQueue;
 use crate::frame::Frame;
@@ -226,6 +226,23 @@ pub struct Published {
     pub position: Position,
     /// The id was seen before: the position is that of the first.
     pub duplicate: bool,
+}
+
+/// An acknowledged publish of a client that others than its members are to be told of.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Told {
+    /// The room's slot.
+    pub slot: SlotId,
+    /// The room.
+    pub room: RoomId,
+    /// Who.
+    pub client: Arc<Client>,
+    /// The payload.
+    pub data: Bytes,
+    /// Id given by the publisher, empty if none.
+    pub id: String,
+    /// Its place in the room.
+    pub position: Position,
 }
 
 /// A page of history.

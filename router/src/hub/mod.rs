@@ -53,6 +53,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::backend::{Backend, Refused, Whereabouts};
 use crate::namespaces::Namespaces;
+use crate::webhook::Webhook;
 use api::{Client, Command};
 use upstream::Upstreams;
 use worker::{Event, MAILBOX, Totals, Worker};
@@ -74,6 +75,8 @@ pub struct HubConfig {
     pub publish_deadline: Duration,
     /// What holds in rooms.
     pub namespaces: Arc<Namespaces>,
+    /// Who tells the business server, if it is told anything.
+    pub webhook: Option<Arc<Webhook>>,
     /// Tasks that share the slots; `None` = one per core.
     pub workers: Option<NonZeroUsize>,
 }
@@ -141,7 +144,7 @@ impl Hub {
                 others,
                 view.clone(),
                 config.publish_deadline,
-                config.namespaces.clone(),
+                (config.namespaces.clone(), config.webhook.clone()),
                 totals.clone(),
             );
             let all = stop.clone();
@@ -160,6 +163,7 @@ impl Hub {
             registration: config.registration,
             view: view.clone(),
             offer: Arc::new(offer),
+            webhook: config.webhook,
             workers: workers.clone(),
             sessions: AtomicU64::new(0),
             open,

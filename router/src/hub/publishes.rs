@@ -13,7 +13,7 @@ use roomring_proto::close::ErrorCode;
 use roomring_proto::{Epoch, Generation, RoomId, Seq, SlotId, v1};
 use v1::refusal::Reason;
 
-use super::api::{Client, Position, Published, ToClient};
+use super::api::{Client, Position, Published, ToClient, Told};
 use super::queue::Pushed;
 use super::rules::{Rule, Rules};
 use crate::namespaces::Namespaces;
@@ -33,6 +33,8 @@ pub(super) struct Publishes {
     last_number: u64,
     bytes: usize,
     waiting: BTreeMap<u64, Waiting>,
+    /// Acknowledged ones that the business server is told of.
+    told: Vec<Told>,
     rules: Rules,
 }
 
@@ -61,7 +63,16 @@ pub(super) enum Verdict {
 
 impl Publishes {
     pub(super) fn new(slot: SlotId, deadline: Duration, namespaces: Arc<Namespaces>) -> Self {
-        Self { slot, namespaces, deadline, last_number: 0, bytes: 0, waiting: BTreeMap::new(), rules: Rules::default() }
+        Self {
+            slot,
+            namespaces,
+            deadline,
+            last_number: 0,
+            bytes: 0,
+            waiting: BTreeMap::new(),
+            told: Vec::new(),
+            rules: Rules::default(),
+        }
     }
 
     pub(super) fn set_rules(&mut self, rules: Rules) {
@@ -177,6 +188,11 @@ impl Publishes {
         }
     }
 
+    /// Takes what the business server is to be told.
+    pub(super) fn told(&mut self) -> Vec<Told> {
+        std::mem::take(&mut self.told)
+    }
+
     pub(super) fn next_deadline(&self) -> Option<Time> {
         self.waiting.first_key_value().map(|(_, publish)| publish.due)
     }
@@ -189,6 +205,20 @@ impl Publishes {
     fn settle(&mut self, number: u64, result: Result<Published, ErrorCode>, owed: &mut Vec<Arc<Client>>) {
         let Some(publish) = self.waiting.remove(&number) else { return };
         self.bytes -= publish.data.len();
+        // Under an id that was seen before it is no news, and what the business server publishes it knows.
+        if let Ok(Published { position, duplicate: false }) = result
+            && !publish.client.id.is_empty()
+            && self.namespaces.tells_of_publishes(&publish.room)
+        {
+            self.told.push(Told {
+                slot: self.slot,
+                room: publish.room,
+                client: publish.client.clone(),
+                data: publish.data,
+                id: publish.id,
+                position,
+            });
+        }
         if publish.client.queue.answer(publish.request, result) == Pushed::Owed {
             owed.push(publish.client);
         }

@@ -14,7 +14,7 @@ use roomring_proto::close::ErrorCode;
 use roomring_proto::{PlacementRef, RoomId, SlotId, v1};
 use v1::router_message::Kind as ToNode;
 
-use super::api::{Client, Command, ToClient};
+use super::api::{Client, Command, ToClient, Told};
 use super::attach::{Attachment, Link, Route};
 use super::entrance::Newcomer;
 use super::publishes::Publishes;
@@ -107,6 +107,11 @@ impl Slot {
     /// Clients whose queues the caller is to flush before it waits for anything.
     pub(super) fn owed(&mut self) -> &mut Vec<Arc<Client>> {
         &mut self.owed
+    }
+
+    /// Publishes that the business server is to be told of.
+    pub(super) fn told(&mut self) -> Vec<Told> {
+        self.publishes.told()
     }
 
     /// The placement, or a link, changed.

@@ -170,6 +170,7 @@ impl Fixture {
             registration: watch::channel(RegistrationState { incarnation: Incarnation(77), superseded: None }).1,
             publish_deadline: Duration::from_millis(600),
             namespaces: Arc::default(),
+            webhook: None,
             workers: std::num::NonZeroUsize::new(2),
         };
         let offer = {

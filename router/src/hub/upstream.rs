@@ -27,6 +27,7 @@ use v1::router_message::Kind as ToNode;
 use super::attach::Link;
 use super::outbox::{Outbox, Overflow};
 use super::worker::{Event, slot_of};
+use crate::webhook::Webhook;
 
 /// How often each side says that it is there.
 const HEARTBEAT: Duration = Duration::from_millis(250);
@@ -63,6 +64,7 @@ pub(super) struct Upstreams {
     pub(super) registration: watch::Receiver<RegistrationState>,
     pub(super) view: watch::Receiver<ClusterView>,
     pub(super) offer: Offer,
+    pub(super) webhook: Option<Arc<Webhook>>,
     pub(super) workers: Vec<mpsc::Sender<Event>>,
     /// Rises with every link that this process opens.
     pub(super) sessions: AtomicU64,
@@ -237,6 +239,7 @@ impl Upstreams {
             router: self.registration.borrow().incarnation.0,
             session: line.link.session,
             placement: self.reference().map(Into::into),
+            visits: self.webhook.as_ref().is_some_and(|webhook| webhook.wants_visits()),
         };
         let hello = v1::RouterMessage { kind: Some(ToNode::Hello(hello)) };
         let hello = v1::RouterBatch { messages: vec![hello] };
@@ -304,6 +307,11 @@ impl Upstreams {
                     Ok(placement) => (self.offer)(placement),
                     Err(error) => tracing::warn!(node = %link.node, "a placement from a node is not followed: {error}"),
                 },
+                FromNode::Visit(visit) => {
+                    if let Some(webhook) = &self.webhook {
+                        webhook.visit(&visit);
+                    }
+                }
                 FromNode::Hello(_) => return Err(Ended::Broken("a second hello".to_owned())),
                 FromNode::Attached(_)
                 | FromNode::Deliver(_)

@@ -22,6 +22,7 @@ use super::outbox::Outbox;
 use super::slot::{Counts, HELD_UP, Output, Slot};
 use crate::metrics::DELIVERIES;
 use crate::namespaces::Namespaces;
+use crate::webhook::Webhook;
 
 /// Events that wait for a worker. Senders wait when it is full; a worker handles some 100,000 a second.
 pub(super) const MAILBOX: usize = 4_096;
@@ -92,6 +93,7 @@ pub(super) struct Worker {
     deadlines: Deadlines,
     publish_deadline: Duration,
     namespaces: Arc<Namespaces>,
+    webhook: Option<Arc<Webhook>>,
     totals: Arc<Totals>,
     outputs: Vec<Output>,
     /// Clients whose queues are to be flushed.
@@ -139,7 +141,7 @@ impl Worker {
         others: Vec<mpsc::Sender<Event>>,
         view: watch::Receiver<ClusterView>,
         publish_deadline: Duration,
-        namespaces: Arc<Namespaces>,
+        (namespaces, webhook): (Arc<Namespaces>, Option<Arc<Webhook>>),
         totals: Arc<Totals>,
     ) -> Self {
         Self {
@@ -153,6 +155,7 @@ impl Worker {
             deadlines: Deadlines::default(),
             publish_deadline,
             namespaces,
+            webhook,
             totals,
             outputs: Vec::new(),
             owed: Vec::new(),
@@ -321,6 +324,9 @@ impl Worker {
         let after = slot.counts();
         self.turn.1 += after.deliveries.wrapping_sub(before.deliveries);
         self.totals.add(before, after);
+        if let Some(webhook) = &self.webhook {
+            slot.told().iter().for_each(|told| webhook.published(told));
+        }
         self.touched.insert(id);
     }
 
@@ -356,6 +362,6 @@ pub(super) fn slot_of(message: &FromNode) -> Option<SlotId> {
         FromNode::NotPrimary(m) => Some(SlotId(m.slot)),
         FromNode::History(m) => Some(SlotId(m.slot)),
         FromNode::Presence(m) => Some(SlotId(m.slot)),
-        FromNode::Hello(_) | FromNode::Heartbeat(_) | FromNode::Placement(_) => None,
+        FromNode::Hello(_) | FromNode::Heartbeat(_) | FromNode::Placement(_) | FromNode::Visit(_) => None,
     }
 }

@@ -249,6 +249,6 @@ fn slot_of(message: &v1::node_message::Kind) -> Option<SlotId> {
         Kind::NotPrimary(m) => Some(SlotId(m.slot)),
         Kind::History(m) => Some(SlotId(m.slot)),
         Kind::Presence(m) => Some(SlotId(m.slot)),
-        Kind::Hello(_) | Kind::Heartbeat(_) | Kind::Placement(_) => None,
+        Kind::Hello(_) | Kind::Heartbeat(_) | Kind::Placement(_) | Kind::Visit(_) => None,
     }
 }

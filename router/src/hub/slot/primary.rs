@@ -41,7 +41,7 @@ impl Slot {
                 self.request_answered(now, verdict, out);
             }
             // Matters of the link, not of a slot.
-            FromNode::Hello(_) | FromNode::Heartbeat(_) | FromNode::Placement(_) => {}
+            FromNode::Hello(_) | FromNode::Heartbeat(_) | FromNode::Placement(_) | FromNode::Visit(_) => {}
         }
         self.run_deferred(now, out);
     }
