@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::api::ApiKeys;
 use crate::auth::{Auth, ConnectCall, Jwks, Outside, SessionCookie, Tokens};
-use crate::http::{Files, Tls};
+use crate::http::{Files, Proxy, ProxyConfig, Tls};
 use crate::limits::Rate;
 use crate::namespaces::{Namespaces, Options};
 use crate::webhook::{Webhook, WebhookConfig};
@@ -200,6 +200,8 @@ pub struct Config {
     pub connect: Option<ConnectCall>,
     /// The business server is told what happens in rooms. In a file only.
     pub webhook: Option<WebhookConfig>,
+    /// What the router does not answer itself is the business server's. In a file only.
+    pub proxy: Option<ProxyConfig>,
     /// What tokens must have in `iss`.
     pub token_issuer: Option<String>,
     /// What tokens must have in `aud`.
@@ -326,6 +328,7 @@ impl Settings for Config {
         self.session_cookie.iter().try_for_each(SessionCookie::check)?;
         self.connect.iter().try_for_each(ConnectCall::check)?;
         self.webhook.iter().try_for_each(WebhookConfig::check)?;
+        self.proxy.iter().try_for_each(ProxyConfig::check)?;
         let told = self.webhook.is_some() || !self.namespaces().tells(|_| true);
         rule(told, "webhook", "is needed by the rooms that have events told")?;
         positive(self.publish_deadline, "publish_deadline")?;
@@ -406,6 +409,14 @@ impl Config {
     pub fn webhook(&self) -> Result<Option<Webhook>, Invalid> {
         let Some(config) = &self.webhook else { return Ok(None) };
         Webhook::new(config, self.id.clone(), self.namespaces(), client("webhook")?).map(Some)
+    }
+
+    /// The way to the business server, if there is one.
+    ///
+    /// # Errors
+    /// A setting that can't be used.
+    pub fn proxy(&self) -> Result<Option<Proxy>, Invalid> {
+        self.proxy.as_ref().map(Proxy::new).transpose()
     }
 
     /// TLS for clients, if there is any.

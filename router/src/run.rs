@@ -131,6 +131,7 @@ pub async fn run(config: Config, stop: CancellationToken, ready: oneshot::Sender
     }));
     let api = config.api_keys()?;
     let webhook = config.webhook()?.map(Arc::new);
+    let proxy = config.proxy()?.map(Arc::new);
     let http = bind("http", &config.http).await?;
     let tls = config.tls()?.map(Arc::new);
     let https = match (&config.https, &tls) {
@@ -158,6 +159,7 @@ pub async fn run(config: Config, stop: CancellationToken, ready: oneshot::Sender
         handshake_timeout: config.handshake_timeout.0,
         page: config.page,
         api,
+        proxy,
         guards: Arc::new(guards),
     }));
     let site = Arc::new(RouterSite::new(app.clone()));

@@ -52,6 +52,11 @@ const BATCH_WITHIN: Duration = Duration::from_secs(20);
 /// The header in which Centrifugo's clients show their key.
 const KEY: &str = "x-api-key";
 
+/// `method` is one that [`answer`] knows.
+pub(crate) fn answers(method: &str) -> bool {
+    method == DESCRIPTION || METHODS.contains(&method)
+}
+
 /// Answers a request whose path goes on with `method` after [`PREFIX`].
 pub(crate) async fn answer<B, R>(app: &App<B>, method: &str, request: Request<R>) -> Answer
 where

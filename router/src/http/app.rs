@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::Proxy;
 use super::emulation::Emulated;
 use crate::api::ApiKeys;
 use crate::backend::Backend;
@@ -55,6 +56,8 @@ pub struct AppConfig {
     pub page: bool,
     /// Who may use the business server's API; `None` = it is off.
     pub api: Option<ApiKeys>,
+    /// The way to the business server, for what the router does not answer itself; `None` = there is none.
+    pub proxy: Option<Arc<Proxy>>,
     /// What a connection passes first.
     pub guards: Arc<Guards>,
 }

@@ -2,7 +2,6 @@
 //! client says comes in requests of their own, at whichever router. Server-sent events, or lines (frames, in Protobuf).
 
 use std::collections::HashMap;
-use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -22,7 +21,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::routes::{Answer, body, clock, reply, shown_user, too_little_memory, too_many, unavailable};
+use super::routes::{Answer, BoxError, body, clock, reply, shown_user, too_little_memory, too_many, unavailable};
 use super::server::Source;
 use super::{App, query};
 use crate::backend::Backend;
@@ -201,7 +200,7 @@ fn begin<B: Backend>(
         stream::run(Box::new(machine), backend, line, counted.stop.clone()).await;
         emulated.open().remove(&secret);
     });
-    let answer = ReceiverStream::new(answer).map(|part: Bytes| Ok::<_, Infallible>(Part::data(part)));
+    let answer = ReceiverStream::new(answer).map(|part: Bytes| Ok::<_, BoxError>(Part::data(part)));
     let mut response = Response::new(StreamBody::new(answer).boxed_unsync());
     let kind = match style {
         Style::Events => "text/event-stream",

@@ -1,6 +1,5 @@
 //! What each address of the router does.
 
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -20,7 +19,7 @@ use tokio_rustls::server::TlsStream;
 use super::handshake::Handshake;
 use super::server::Source;
 use super::tls::Socket;
-use super::{App, Readiness, emulation, query};
+use super::{App, Readiness, emulation, proxy, query};
 use crate::api;
 use crate::auth::Shown;
 use crate::backend::Backend;
@@ -29,12 +28,19 @@ use crate::namespaces::{self, Join, Options, Payload};
 use crate::roster::unix_now;
 use crate::session::{Centrifuge, ClientId, Clock, Machine, Plain, Transport, User, stream, task};
 
+/// Why a body broke off.
+pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
 /// An answer to a request.
-pub(crate) type Answer = Response<UnsyncBoxBody<Bytes, Infallible>>;
+pub(crate) type Answer = Response<UnsyncBoxBody<Bytes, BoxError>>;
 
 /// No body.
-pub(super) fn empty() -> UnsyncBoxBody<Bytes, Infallible> {
-    Full::new(Bytes::new()).boxed_unsync()
+pub(super) fn empty() -> UnsyncBoxBody<Bytes, BoxError> {
+    full(Bytes::new())
+}
+
+fn full(body: Bytes) -> UnsyncBoxBody<Bytes, BoxError> {
+    Full::new(body).map_err(|never| match never {}).boxed_unsync()
 }
 
 /// The chat page.
@@ -50,14 +56,18 @@ pub(super) async fn answer<B: Backend>(app: Arc<App<B>>, source: Arc<Source>, re
         return too_many();
     }
     let path = request.uri().path().to_owned();
+    let proxy = app.proxy.as_ref();
     // It is open to everybody: the chat page shows it.
     let method = path.strip_prefix(api::PREFIX).filter(|method| *method != "room");
-    if let Some(method) = method {
+    if let Some(method) = method.filter(|method| proxy.is_none() || api::answers(method)) {
         return Box::pin(api::answer(&app, method, request)).await;
     }
     let app = &app;
     if emulation::answers(&path) {
         return Box::pin(emulation::answer(app, &source, request)).await;
+    }
+    if let Some(proxy) = proxy.filter(|_| !is_ours(&path)) {
+        return Box::pin(proxy::answer(app, proxy, &source, request)).await;
     }
     let answered = match path.as_str() {
         "/connection/websocket" => centrifuge(app, source, request),
@@ -73,6 +83,11 @@ pub(super) async fn answer<B: Backend>(app: Arc<App<B>>, source: Arc<Source>, re
     answered.unwrap_or_else(|refused| *refused)
 }
 
+/// The path is the router's own, also where others are the business server's.
+fn is_ours(path: &str) -> bool {
+    matches!(path, "/connection/websocket" | "/healthz" | "/readyz" | "/api/room") || path.starts_with("/rooms/")
+}
+
 /// A short text.
 pub(crate) fn reply(status: StatusCode, text: impl Into<String>) -> Answer {
     let mut text = text.into();
@@ -82,7 +97,7 @@ pub(crate) fn reply(status: StatusCode, text: impl Into<String>) -> Answer {
 
 /// An answer with a body.
 pub(crate) fn body(status: StatusCode, kind: HeaderValue, body: impl Into<Bytes>) -> Answer {
-    let mut response = Response::new(Full::new(body.into()).boxed_unsync());
+    let mut response = Response::new(full(body.into()));
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, kind);

@@ -2,8 +2,9 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use hyper::header::HeaderMap;
@@ -110,12 +111,27 @@ pub(super) struct Source {
     pub(super) place: Option<Place>,
     /// There are too many from there.
     pub(super) over: bool,
+    /// It is within TLS.
+    pub(super) secure: bool,
     /// It has an answer that ends when a session does.
     streams: AtomicBool,
+    /// Requests of it that are passed on.
+    passing: AtomicUsize,
+    /// How often something of these moved.
+    moves: AtomicU64,
 }
 
 impl Source {
-    async fn of<B: Backend>(stream: &mut TcpStream, peer: IpAddr, app: &App<B>) -> Result<Self, BadHeader> {
+    fn new(address: IpAddr, place: Option<Place>, over: bool, secure: bool) -> Self {
+        Self { address, place, over, secure, streams: AtomicBool::default(), passing: AtomicUsize::default(), moves: AtomicU64::default() }
+    }
+
+    async fn of<B: Backend>(
+        stream: &mut TcpStream,
+        peer: IpAddr,
+        secure: bool,
+        app: &App<B>,
+    ) -> Result<Self, BadHeader> {
         let guards = &app.guards;
         let mut address = peer.to_canonical();
         if guards.proxy_protocol && guards.proxies.trust(address) {
@@ -124,11 +140,12 @@ impl Source {
             address = header.unwrap_or(address).to_canonical();
         }
         if guards.proxies.trust(address) {
-            return Ok(Self { address, place: None, over: false, streams: AtomicBool::new(false) });
+            return Ok(Self::new(address, None, false, secure));
         }
         // From now on, also while it says nothing.
         let place = guards.addresses.enter(address);
-        Ok(Self { address, over: place.is_none(), place, streams: AtomicBool::new(false) })
+        let over = place.is_none();
+        Ok(Self::new(address, place, over, secure))
     }
 
     /// The place of a client that comes in with these headers, unless it has one: of those behind a proxy it is known only then
@@ -147,6 +164,29 @@ impl Source {
     pub(super) fn stream(&self) {
         self.streams.store(true, Ordering::Relaxed);
     }
+
+    /// A request of it is passed on while the result lives.
+    pub(super) fn pass(self: &Arc<Self>) -> Pass {
+        self.passing.fetch_add(1, Ordering::Relaxed);
+        Pass(self.clone())
+    }
+}
+
+/// A request that is passed on to another server.
+#[derive(Debug)]
+pub(super) struct Pass(Arc<Source>);
+
+impl Pass {
+    /// Something of it, or of its answer, moved.
+    pub(super) fn moved(&self) {
+        self.0.moves.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Pass {
+    fn drop(&mut self) {
+        self.0.passing.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 async fn connection<B: Backend>(mut stream: TcpStream, peer: IpAddr, app: Arc<App<B>>, tls: Option<Arc<Tls>>) {
@@ -155,7 +195,7 @@ async fn connection<B: Backend>(mut stream: TcpStream, peer: IpAddr, app: Arc<Ap
         tracing::debug!(error = %e, "connection lost at once");
         return;
     }
-    let source = match Source::of(&mut stream, peer, &app).await {
+    let source = match Source::of(&mut stream, peer, tls.is_some(), &app).await {
         Ok(source) => Arc::new(source),
         Err(error) => return tracing::debug!(%peer, %error, "a proxy does not say whom it speaks for"),
     };
@@ -205,11 +245,35 @@ where
                 // It ends when its session does, and sessions are ended one by one.
                 connection.await
             } else {
-                timeout(within, connection).await.unwrap_or(Ok(()))
+                finish(connection, &watched, within, &app).await
             }
         }
     };
     if let Err(e) = served {
         tracing::debug!(error = %e, "connection ended");
+    }
+}
+
+/// Waits for the answer under way. One that is passed on takes as long as it moves; when the router stops, until sessions have
+/// ended too.
+async fn finish<C: Future<Output = hyper::Result<()>>, B: Backend>(
+    mut connection: Pin<&mut C>,
+    watched: &Source,
+    within: Duration,
+    app: &App<B>,
+) -> hyper::Result<()> {
+    loop {
+        let moves = watched.moves.load(Ordering::Relaxed);
+        let passing = watched.passing.load(Ordering::Relaxed) > 0;
+        let Some(proxy) = app.proxy.as_ref().filter(|_| passing && !app.stop.is_cancelled()) else {
+            return timeout(within, connection).await.unwrap_or(Ok(()));
+        };
+        tokio::select! {
+            served = connection.as_mut() => return served,
+            () = app.stop.cancelled() => {}
+            () = sleep(proxy.idle_timeout()) => if watched.moves.load(Ordering::Relaxed) == moves {
+                return Ok(());
+            },
+        }
     }
 }

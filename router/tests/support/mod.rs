@@ -233,6 +233,7 @@ impl Edge {
             max_message: MAX_MESSAGE,
             handshake_timeout,
             page: true,
+            proxy: None,
             api: None,
             guards: Arc::default(),
         }));
