@@ -12,7 +12,7 @@ use roomring_proto::{NodeId, limits};
 use serde::{Deserialize, Serialize};
 
 use crate::api::ApiKeys;
-use crate::auth::{Auth, ConnectCall, Jwks, Outside, SessionCookie, Tokens};
+use crate::auth::{Auth, ConnectCall, Jwks, Outside, PermitCall, Permits, SessionCookie, Tokens};
 use crate::http::{Files, Proxy, ProxyConfig, Tls};
 use crate::limits::Rate;
 use crate::namespaces::{Namespaces, Options};
@@ -198,6 +198,8 @@ pub struct Config {
     pub session_cookie: Option<SessionCookie>,
     /// The business server is asked who a client is. In a file only.
     pub connect: Option<ConnectCall>,
+    /// The business server is asked what a client may do. In a file only.
+    pub permit: Option<PermitCall>,
     /// The business server is told what happens in rooms. In a file only.
     pub webhook: Option<WebhookConfig>,
     /// What the router does not answer itself is the business server's. In a file only.
@@ -327,6 +329,9 @@ impl Settings for Config {
         self.namespaces().check()?;
         self.session_cookie.iter().try_for_each(SessionCookie::check)?;
         self.connect.iter().try_for_each(ConnectCall::check)?;
+        self.permit.iter().try_for_each(PermitCall::check)?;
+        let asked = self.permit.is_some() || !self.namespaces().asks();
+        rule(asked, "permit", "is needed by the rooms that ask")?;
         self.webhook.iter().try_for_each(WebhookConfig::check)?;
         self.proxy.iter().try_for_each(ProxyConfig::check)?;
         let told = self.webhook.is_some() || !self.namespaces().tells(|_| true);
@@ -395,11 +400,12 @@ impl Config {
             (None, None) => None,
             (cookie, connect) => Some(Arc::new(Outside::new(cookie.as_ref(), connect.as_ref(), &client)?)),
         };
+        let permits = self.permit.as_ref().map(|permit| Arc::new(Permits::new(permit, client)));
         let (anonymous, insecure_names) = (self.anonymous, self.insecure_names);
         if !used && outside.is_none() && !anonymous && !insecure_names {
             tracing::warn!("nobody can connect: nothing is configured that tells clients apart, see docs/auth.md");
         }
-        Ok(Auth { tokens: used.then_some(tokens), outside, anonymous, insecure_names })
+        Ok(Auth { tokens: used.then_some(tokens), outside, permits, anonymous, insecure_names })
     }
 
     /// Who tells the business server what happens in rooms, if it is to be told anything.

@@ -7,6 +7,7 @@ use roomring_proto::close::ErrorCode;
 use roomring_proto::{RoomId, v1};
 use serde::Deserialize;
 
+use crate::auth::Act;
 use crate::webhook::Happening;
 
 /// Separates a namespace from the rest of a room's name.
@@ -103,6 +104,8 @@ pub struct Options {
     pub max_payload: Option<ByteSize>,
     /// What payloads are.
     pub payload: Payload,
+    /// What the business server is asked.
+    pub ask: BTreeSet<Act>,
     /// What the business server is told of.
     pub webhook: BTreeSet<Happening>,
 }
@@ -119,6 +122,7 @@ impl Default for Options {
             publish: Publish::Members,
             max_payload: None,
             payload: Payload::Json,
+            ask: BTreeSet::new(),
             webhook: BTreeSet::new(),
         }
     }
@@ -151,6 +155,8 @@ pub struct Namespaces {
     named: BTreeMap<String, Options>,
     /// The business server is told of publishes in some rooms.
     tells_of_publishes: bool,
+    /// The business server is asked in some rooms.
+    asks: bool,
 }
 
 impl Namespaces {
@@ -158,7 +164,13 @@ impl Namespaces {
     pub fn new(default: Options, named: BTreeMap<String, Options>) -> Self {
         let all = || named.values().chain([&default]);
         let tells_of_publishes = all().any(|options| options.webhook.contains(&Happening::Published));
-        Self { default, named, tells_of_publishes }
+        let asks = all().any(|options| !options.ask.is_empty());
+        Self { default, named, tells_of_publishes, asks }
+    }
+
+    /// The business server is asked in some rooms.
+    pub fn asks(&self) -> bool {
+        self.asks
     }
 
     /// The business server is told of something that is so.

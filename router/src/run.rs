@@ -184,12 +184,12 @@ pub async fn run(config: Config, stop: CancellationToken, ready: oneshot::Sender
     );
     let mut grpc = tokio::spawn(grpc);
 
-    let mut parts = Parts::default();
-    parts.webhook = webhook.map(|webhook| {
+    let telling = webhook.map(|webhook| {
         let stop = CancellationToken::new();
         let telling = AbortOnDropHandle::new(tokio::spawn(webhook.clone().run(stop.clone())));
         Telling { webhook, stop, telling }
     });
+    let mut parts = Parts { webhook: telling, ..Parts::default() };
     let lived = tokio::select! {
         lived = live(&config, (&bound, watch), &app, (&admin, &site), &mut parts, || health.serve(), ready) => lived,
         served = &mut grpc => served.unwrap_or(Ok(())).map_err(Error::from).and(Err(Error::Ended("the gRPC server"))),

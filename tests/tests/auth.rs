@@ -24,7 +24,8 @@ async fn cluster(config: &str) -> (Cluster, tempfile::TempDir) {
     write(&file, config);
     let flag = &*Box::leak(format!("--config={}", file.display()).into_boxed_str());
     let router_flags = vec![flag];
-    let options = Options { nodes: 1, routers: 1, insecure_names: false, router_flags, ..Options::default() };
+    let insecure_names = config.contains("[permit]");
+    let options = Options { nodes: 1, routers: 1, insecure_names, router_flags, ..Options::default() };
     (Cluster::start(options).await, dir)
 }
 
@@ -205,4 +206,55 @@ async fn the_business_server_says_who_a_client_is() {
     *hangs.lock().expect("not poisoned") = false;
     eventually("the server to be asked again", LIMIT, async || come("sid=abc").await.get("connect").map(|_| ())).await;
     evidence("the business server hung, and was left alone for a while");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_business_server_says_what_a_client_may_do() {
+    let hangs = Arc::new(Mutex::new(false));
+    let hung = hangs.clone();
+    let server = Answerer::start(move |request| {
+        if *hung.lock().expect("not poisoned") {
+            return None;
+        }
+        let question: Value = serde_json::from_str(request.split_once("\r\n\r\n")?.1).expect("JSON");
+        assert_eq!(question["user"], "ann");
+        let may = match (question["ask"].as_str(), question["channel"].as_str()) {
+            (Some("subscribe"), Some("chat:open")) => true,
+            (Some("publish"), Some("chat:open")) => question["data"] != "bad",
+            _ => false,
+        };
+        let verdict = if may { json!({"result": {}}) } else { json!({"error": {"code": 1000, "message": "no"}}) };
+        Some((200, verdict.to_string()))
+    })
+    .await;
+    let config = format!(
+        "[permit]\nurl = \"http://{}/may\"\ntimeout = \"1s\"\nretries = 0\n\
+         [namespaces.chat]\nask = [\"subscribe\", \"publish\"]\n",
+        server.address()
+    );
+    let (cluster, _files) = cluster(&config).await;
+    let (mut ann, _) = visit(cluster.http()[0], None, json!({"data": {"user": "ann"}})).await;
+    let closed = ann.ask(json!({"id": 2, "subscribe": {"channel": "chat:closed"}})).await;
+    assert_eq!(code(&closed), 103);
+    let open = ann.ask(json!({"id": 3, "subscribe": {"channel": "chat:open"}})).await;
+    assert!(open.get("subscribe").is_some(), "{open}");
+    let bad = ann.ask(json!({"id": 4, "publish": {"channel": "chat:open", "data": "bad"}})).await;
+    assert_eq!(code(&bad), 103);
+    let good = json!({"id": 5, "publish": {"channel": "chat:open", "data": "good"}});
+    // Its answer and its own message come in either order.
+    let both = [ann.ask(good).await, ann.next().await];
+    assert!(both.iter().any(|said| *said == json!({"id": 5, "publish": {}})), "{both:?}");
+
+    // While it hangs nothing new is allowed, and who is there goes on.
+    *hangs.lock().expect("not poisoned") = true;
+    let unasked = ann.ask(json!({"id": 6, "publish": {"channel": "chat:open", "data": "later"}})).await;
+    assert_eq!((code(&unasked), &unasked["error"]["temporary"]), (json!(100), &json!(true)));
+    check_alive(&mut ann).await;
+    *hangs.lock().expect("not poisoned") = false;
+    eventually("the server to be asked again", LIMIT, async || {
+        let said = ann.ask(json!({"id": 7, "subscribe": {"channel": "chat:closed"}})).await;
+        (code(&said) == 103).then_some(())
+    })
+    .await;
+    evidence("the business server hung when it was asked whether a client may publish");
 }

@@ -73,10 +73,9 @@ impl World {
     async fn start(options: &str) -> Self {
         let server = Arc::new(Mutex::new(Server::default()));
         let taking = server.clone();
-        let answerer = Answerer::start(move |request| {
-            Some((taking.lock().expect("not poisoned").take(request), String::new()))
-        })
-        .await;
+        let answerer =
+            Answerer::start(move |request| Some((taking.lock().expect("not poisoned").take(request), String::new())))
+                .await;
         let dir = tempfile::tempdir().expect("a directory");
         let path = |name: &str| dir.path().join(name).display().to_string();
         write(&dir.path().join("secret"), &format!("{SECRET}\n"));

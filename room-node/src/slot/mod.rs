@@ -313,7 +313,15 @@ impl Slot {
             (&mut self.leader, &mut self.replica, &self.view)
         {
             let links = &self.links;
-            let ctx = Ctx { config: &self.config, env, version: *version, record, links, listeners: &self.listeners, up: &self.up };
+            let ctx = Ctx {
+                config: &self.config,
+                env,
+                version: *version,
+                record,
+                links,
+                listeners: &self.listeners,
+                up: &self.up,
+            };
             f(leader, replica, &ctx, out);
         }
     }

@@ -136,6 +136,7 @@ pub(crate) fn hello(router: u64, session: u64) -> v1::RouterHello {
         router,
         session,
         placement: None,
+        visits: false,
     }
 }
 

@@ -19,7 +19,9 @@ pub use claims::BadClaim;
 pub(crate) use fetch::cause;
 pub use jwks::Jwks;
 pub use jwt::{BadKey, Tokens};
-pub use outside::{ConnectCall, Lookup, NotKnown, Outside, SessionCookie, Shown};
+pub use outside::{
+    Act, ConnectCall, Lookup, NotKnown, Outside, PermitCall, Permits, Question, SessionCookie, Shown, Verdict,
+};
 
 use crate::session::User;
 
@@ -100,6 +102,8 @@ pub struct Auth {
     pub tokens: Option<Tokens>,
     /// Who is asked about clients without a token.
     pub outside: Option<Arc<Outside>>,
+    /// Who is asked what clients may do, in rooms that want it.
+    pub permits: Option<Arc<Permits>>,
     /// A client without a token may connect, as nobody.
     pub anonymous: bool,
     /// A client without a token is whoever it says it is.
@@ -109,6 +113,6 @@ pub struct Auth {
 impl Auth {
     /// Everybody is who they say they are.
     pub const fn insecure() -> Self {
-        Self { tokens: None, outside: None, anonymous: true, insecure_names: true }
+        Self { tokens: None, outside: None, permits: None, anonymous: true, insecure_names: true }
     }
 }

@@ -277,7 +277,7 @@ pub(super) async fn answer<B: Backend>(
         let source = source.clone();
         app.tasks.spawn(async move {
             let _places = (permit, place, source);
-            let () = stop.run_until_cancelled(join(client_half, server_half)).await.unwrap_or_default();
+            let _ = stop.run_until_cancelled(join(client_half, server_half)).await;
         });
         let (mut head, _) = answered.into_parts();
         pass_on(&mut head.headers, Some(&agreed));
@@ -503,17 +503,16 @@ mod tests {
         let peer = IpAddr::from([10, 0, 0, 1]);
         let mut said = headers(&claims);
         introduce(&mut said, peer, false, false);
-        let wanted = [
-            ("x-forwarded-for", "10.0.0.1"),
-            ("x-forwarded-proto", "http"),
-            ("x-forwarded-host", "h"),
-            ("host", "h"),
-        ];
+        let wanted =
+            [("x-forwarded-for", "10.0.0.1"), ("x-forwarded-proto", "http"), ("x-forwarded-host", "h"), ("host", "h")];
         assert_eq!(said, headers(&wanted));
         let mut said = headers(&claims);
         introduce(&mut said, peer, false, true);
         assert_eq!(said["x-forwarded-for"], "1.2.3.4, 10.0.0.1");
-        assert_eq!((&said["x-forwarded-proto"], &said["x-forwarded-host"]), (&"https".parse().unwrap(), &"a".parse().unwrap()));
+        assert_eq!(
+            (&said["x-forwarded-proto"], &said["x-forwarded-host"]),
+            (&"https".parse().unwrap(), &"a".parse().unwrap())
+        );
         let mut said = headers(&[("host", "h")]);
         introduce(&mut said, peer, true, false);
         assert_eq!(said["x-forwarded-proto"], "https");

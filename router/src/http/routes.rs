@@ -210,6 +210,9 @@ fn admitted<'a, B: Backend>(app: &'a App<B>, room: &RoomId, user: &User) -> Resu
     if !open || banned || !namespaces::admits(room, user.as_str()) {
         return forbidden("you may not join this room");
     }
+    if !options.ask.is_empty() {
+        return forbidden("the business server is asked about this room: join it through a Centrifuge client");
+    }
     match options.payload {
         Payload::Json => Ok(options),
         Payload::Binary => forbidden("this room's messages are binary: join it through a Protobuf client"),

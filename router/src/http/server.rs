@@ -123,7 +123,15 @@ pub(super) struct Source {
 
 impl Source {
     fn new(address: IpAddr, place: Option<Place>, over: bool, secure: bool) -> Self {
-        Self { address, place, over, secure, streams: AtomicBool::default(), passing: AtomicUsize::default(), moves: AtomicU64::default() }
+        Self {
+            address,
+            place,
+            over,
+            secure,
+            streams: AtomicBool::default(),
+            passing: AtomicUsize::default(),
+            moves: AtomicU64::default(),
+        }
     }
 
     async fn of<B: Backend>(

@@ -1,5 +1,6 @@
 //! A session of the Centrifuge client protocol.
 
+mod asking;
 mod connect;
 mod rooms;
 
@@ -11,6 +12,7 @@ use roomring_proto::RoomId;
 use roomring_proto::client::{self, Answer, Connect, Format, Reply, Request};
 use roomring_proto::close::{CloseCode, ErrorCode};
 
+use self::asking::Asking;
 use self::connect::Opening;
 use self::rooms::{EXPIRY_GRACE, named, subscribed};
 use super::few::Few;
@@ -40,6 +42,8 @@ pub struct Centrifuge {
     opening: Option<Box<Opening>>,
     /// Commands that the hub has not answered. Publishes are noted in the client's queue, which answers them.
     in_flight: Few<u32, Asked>,
+    /// Rooms that the business server is asked about.
+    asking: Few<RoomId, Box<Asking>>,
     rooms: Few<RoomId, Membership>,
     /// When the first of them that expires is over.
     room_expires: Option<Instant>,
@@ -145,6 +149,7 @@ impl Centrifuge {
             stage: Stage::New { deadline: None },
             opening: None,
             in_flight: Few::default(),
+            asking: Few::default(),
             rooms: Few::default(),
             room_expires: None,
             bucket: Bucket::new(limits.commands),
@@ -219,7 +224,7 @@ impl Centrifuge {
         let client::Command { id, request } = command;
         let (publishing, published) = client.queue.unanswered(id);
         // The answer could not be told from that of the command in flight.
-        if published || self.in_flight.contains_key(&id) {
+        if published || self.in_flight.contains_key(&id) || self.waits(id) {
             return Err(BAD_REQUEST);
         }
         if !matches!(request, Request::Pong) && !self.in_time(&client)? {
@@ -233,6 +238,19 @@ impl Centrifuge {
                 }
             }
         }
+        let Some(request) = self.ask_first(now, &client, id, request, out) else { return Ok(()) };
+        self.execute(now, client, publishing, (id, request), out)
+    }
+
+    /// Does what a command says, whose time has come. `publishing` are the client's unanswered publishes.
+    fn execute(
+        &mut self,
+        now: Instant,
+        client: Arc<Client>,
+        publishing: usize,
+        (id, request): (u32, Request),
+        out: &mut Vec<Output>,
+    ) -> Result<(), Fatal> {
         let asked = match request {
             Request::Connect(_) => return Err(BAD_REQUEST),
             Request::Pong => return self.on_pong(),
@@ -444,6 +462,11 @@ impl Machine for Centrifuge {
             Input::Tick => self.on_tick(now, out),
             Input::Found(found) => {
                 if let Err(Fatal(code)) = self.on_found(now, found, out) {
+                    self.close(code, out);
+                }
+            }
+            Input::Verdict(room, verdict) => {
+                if let Err(Fatal(code)) = self.on_verdict(now, &room, verdict, out) {
                     self.close(code, out);
                 }
             }

@@ -6,6 +6,7 @@ mod frames;
 mod identity;
 mod plain;
 mod policy;
+mod questions;
 mod rpc;
 pub(crate) mod stream;
 pub mod task;
@@ -18,7 +19,7 @@ use roomring_proto::RoomId;
 use roomring_proto::client::Format;
 use roomring_proto::close::CloseCode;
 
-use crate::auth::{ConnectionToken, Lookup, NotKnown};
+use crate::auth::{ConnectionToken, Lookup, NotKnown, Question, Verdict};
 use crate::hub::api::{Client, Command, ToClient};
 use crate::limits::Rate;
 
@@ -43,6 +44,8 @@ pub enum Input<'a> {
     Hub(ToClient),
     /// What a lookup found.
     Found(Result<ConnectionToken, NotKnown>),
+    /// The answer to a question about this room.
+    Verdict(RoomId, Verdict),
     /// The deadline of [`Machine::next_deadline`] passed.
     Tick,
 }
@@ -58,6 +61,8 @@ pub enum Output {
     Hub(Command),
     /// To be waited for; what it finds is the next input.
     Lookup(Lookup),
+    /// To be asked while everything goes on; the answer is an input.
+    Ask(Question),
     /// Everything before this goes out, then the connection is closed.
     Close(CloseCode),
 }

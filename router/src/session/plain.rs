@@ -271,7 +271,7 @@ impl Machine for Plain {
             Input::Hub(event) => self.on_hub(now, event, out),
             Input::Tick => self.on_tick(now, out),
             // It asks nobody.
-            Input::Found(_) => {}
+            Input::Found(_) | Input::Verdict(..) => {}
         }
     }
 

@@ -12,6 +12,7 @@ use roomring_proto::close::CloseCode;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::questions::Questions;
 use super::task::refusal;
 use super::{Input, Machine, Output};
 use crate::backend::Backend;
@@ -70,7 +71,7 @@ where
     B: Backend,
     L: Line,
 {
-    let mut pump = Pump { machine, backend, line, outputs: Vec::new() };
+    let mut pump = Pump { machine, backend, line, outputs: Vec::new(), questions: Questions::default() };
     pump.machine.start(now(), &mut pump.outputs);
     let last = loop {
         if let ControlFlow::Break(last) = pump.perform().await {
@@ -99,12 +100,13 @@ struct Pump<M, B, L> {
     backend: Arc<B>,
     line: L,
     outputs: Vec<Output>,
+    questions: Questions,
 }
 
 impl<M: Machine + Send, B: Backend, L: Line> Pump<M, B, L> {
     /// Waits for what comes next and hands it to the session.
     async fn next(&mut self, stop: &CancellationToken) -> ControlFlow<Last> {
-        let Self { machine, line, outputs, .. } = self;
+        let Self { machine, line, outputs, questions, .. } = self;
         let client = machine.client().cloned();
         let mut told = Vec::new();
         let queue = async {
@@ -135,6 +137,7 @@ impl<M: Machine + Send, B: Backend, L: Line> Pump<M, B, L> {
                 Ok(0) => return ControlFlow::Break(None),
                 Err(Slow) => return closed(CloseCode::SLOW),
             },
+            (room, verdict) = questions.answer() => machine.handle(now(), Input::Verdict(room, verdict), outputs),
             () = timer => machine.handle(now(), Input::Tick, outputs),
         }
         ControlFlow::Continue(())
@@ -163,6 +166,7 @@ impl<M: Machine + Send, B: Backend, L: Line> Pump<M, B, L> {
                         let found = lookup.0.await;
                         self.machine.handle(now(), Input::Found(found), &mut self.outputs);
                     }
+                    Output::Ask(question) => self.questions.ask(question),
                     Output::Close(code) => end = Some(code),
                 }
                 if end.is_some() {

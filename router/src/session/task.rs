@@ -11,6 +11,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use roomring_proto::RoomId;
 use roomring_proto::close::{CloseCode, ErrorCode};
 use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 use tokio::net::TcpStream;
@@ -21,7 +22,9 @@ use tokio_tungstenite::tungstenite::error::{CapacityError, ProtocolError};
 use tokio_util::sync::CancellationToken;
 
 use super::frames::{Frames, Incoming};
+use super::questions::Questions;
 use super::{Input, Machine, Output};
+use crate::auth::Verdict;
 use crate::backend::Backend;
 use crate::frame::Frame;
 use crate::hub::api::{Command, ToClient};
@@ -74,6 +77,7 @@ pub async fn run<M, B>(
         backend,
         outputs: Vec::new(),
         answers: Vec::new(),
+        questions: Questions::default(),
         full: None,
     };
     let ending = pump.run(read, &stop).await;
@@ -123,6 +127,8 @@ struct Pump<M, B> {
     outputs: Vec<Output>,
     /// What the WebSocket protocol wants answered, as whole frames.
     answers: Vec<u8>,
+    /// What the business server is asked.
+    questions: Questions,
     /// Since when the socket has taken nothing.
     full: Option<Instant>,
 }
@@ -131,6 +137,7 @@ enum Event {
     /// The socket was read, and what it said taken in.
     Read(Result<(), Ending>),
     Queue,
+    Answer(RoomId, Verdict),
     Writable,
     Tick,
     Stop,
@@ -161,6 +168,10 @@ where
             taken = match event {
                 Event::Read(taken) => taken,
                 Event::Queue => Ok(()),
+                Event::Answer(room, verdict) => {
+                    self.machine.handle(now(), Input::Verdict(room, verdict), &mut self.outputs);
+                    Ok(())
+                }
                 Event::Writable => {
                     self.full = Some(Instant::now());
                     Ok(())
@@ -206,6 +217,7 @@ where
         {
             timer.as_mut().reset(deadline);
         }
+        let mut questions = std::mem::take(&mut self.questions);
         let client = self.machine.client().cloned();
         let woken = async {
             match &client {
@@ -220,12 +232,15 @@ where
             // Both halves are one socket.
             self.reader.as_ref().poll_write_ready(cx).map(|_| Event::Writable)
         });
-        tokio::select! {
+        let event = tokio::select! {
             event = socket => event,
             () = woken => Event::Queue,
+            (room, verdict) = questions.answer() => Event::Answer(room, verdict),
             () = timer, if deadline.is_some() => Event::Tick,
             _ = stopped => Event::Stop,
-        }
+        };
+        self.questions = questions;
+        event
     }
 
     /// Reads the socket and takes in what it said.
@@ -278,6 +293,7 @@ where
                         let found = lookup.0.await;
                         self.machine.handle(now(), Input::Found(found), &mut self.outputs);
                     }
+                    Output::Ask(question) => self.questions.ask(question),
                     Output::Close(code) => end = Err(code.into()),
                 }
                 if end.is_err() {
@@ -341,7 +357,7 @@ where
                 match output {
                     Output::Write(message) => frames.push(frame(&**machine, &message)),
                     Output::Ping => frames.push(Frame::PING),
-                    Output::Hub(_) | Output::Lookup(_) => outputs.push(output),
+                    Output::Hub(_) | Output::Lookup(_) | Output::Ask(_) => outputs.push(output),
                     Output::Close(code) => {
                         close = Some(code);
                         return ControlFlow::Break(());

@@ -6,7 +6,7 @@ use roomring_control::daemon::{Invalid, Span};
 use serde::Deserialize;
 
 /// The variable that may hold the secret.
-pub(crate) const SECRET: &str = "ROOMRING_WEBHOOK_SECRET";
+const SECRET: &str = "ROOMRING_WEBHOOK_SECRET";
 
 /// Shortest secret, in bytes.
 const SECRET_BYTES: usize = 16;

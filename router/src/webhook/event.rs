@@ -106,15 +106,14 @@ pub(super) fn visit(visit: &v1::Visit, namespaces: &Namespaces) -> Vec<Vec<u8>> 
         (true, _) => &[Happening::Leave],
     };
     let event = |event: &Happening| {
-        let mut told =
-            Event::new(*event, &visit.room, SlotId(visit.slot), epoch.into(), visit.lsn, visit.time_ms);
+        let mut told = Event::new(*event, &visit.room, SlotId(visit.slot), epoch.into(), visit.lsn, visit.time_ms);
         if matches!(event, Happening::Join | Happening::Leave) {
             told.info = Some(who(&info.user, &info.client, &info.conn_info));
             told.num_clients = Some(visit.clients);
         }
         told.encode()
     };
-    happened.iter().filter(|event| options.webhook.contains(event)).map(event).collect()
+    happened.iter().filter(|event| options.webhook.contains(*event)).map(event).collect()
 }
 
 /// What is told of an acknowledged publish; `time` is that of the acknowledgement.
@@ -203,7 +202,10 @@ mod tests {
             serde_json::from_slice(&published(&told, 77, &namespaces(config)).unwrap()).unwrap()
         };
         let event = json("");
-        assert_eq!((&event["offset"], &event["data"], &event["tags"]), (&json!(4), &json!({"n": 1}), &json!({"id": "k"})));
+        assert_eq!(
+            (&event["offset"], &event["data"], &event["tags"]),
+            (&json!(4), &json!({"n": 1}), &json!({"id": "k"}))
+        );
         assert_eq!(event["id"], format!("5-{epoch}-4-published"));
         assert_eq!(event["info"]["client"], "c");
         let event = json("payload = \"binary\"");

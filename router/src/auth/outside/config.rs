@@ -5,6 +5,8 @@ use std::fmt;
 use roomring_control::daemon::{Invalid, Span};
 use serde::Deserialize;
 
+use super::caller;
+
 /// The session store: `[session_cookie]`.
 #[derive(Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -56,12 +58,6 @@ pub struct ConnectCall {
     pub retries: u32,
 }
 
-/// Clients wait 5 s for the answer to their connect command.
-const LONGEST: Span = Span::secs(4);
-
-/// More would only hold up the client.
-const RETRIES: u32 = 5;
-
 impl SessionCookie {
     /// # Errors
     /// The first field that breaks its rule.
@@ -72,7 +68,7 @@ impl SessionCookie {
         if !self.key.contains("{id}") {
             return Err(Invalid::new("session_cookie.key", "must have {id} in the place of the cookie's value"));
         }
-        within("session_cookie.timeout", self.timeout)
+        caller::within("session_cookie.timeout", self.timeout)
     }
 }
 
@@ -80,21 +76,8 @@ impl ConnectCall {
     /// # Errors
     /// The first field that breaks its rule.
     pub fn check(&self) -> Result<(), Invalid> {
-        if !self.url.starts_with("http://") && !self.url.starts_with("https://") {
-            return Err(Invalid::new("connect.url", "expected a URL such as https://example.com/connect"));
-        }
-        if self.retries > RETRIES {
-            return Err(Invalid::new("connect.retries", format!("must be at most {RETRIES}")));
-        }
-        within("connect.timeout", self.timeout)
+        caller::check("connect", &self.url, self.timeout, self.retries)
     }
-}
-
-fn within(field: &str, span: Span) -> Result<(), Invalid> {
-    if span.0.is_zero() || span > LONGEST {
-        return Err(Invalid::new(field, format!("must be over 0s and at most {LONGEST}: clients wait 5s")));
-    }
-    Ok(())
 }
 
 fn key() -> String {

@@ -1,8 +1,6 @@
 //! The business server, asked who a client is.
 
 use std::fmt;
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -13,26 +11,17 @@ use roomring_proto::client::Connect;
 use roomring_proto::close::{CloseCode, ErrorCode};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use tokio::time::sleep;
 
-use super::breaker::Breaker;
+use super::caller::{Caller, NoAnswer};
 use super::{ConnectCall, NotKnown, Shown, info};
-use crate::auth::fetch::{self, Failed};
 use crate::auth::{ConnectionToken, Overrides, Unix};
 use crate::session::User;
-
-/// Before another try.
-const AGAIN_AFTER: Duration = Duration::from_millis(100);
-
-/// Largest answer, in bytes.
-const ANSWER_BYTES: usize = 256 << 10;
 
 /// The business server.
 pub(super) struct Business {
     config: ConnectCall,
     headers: Vec<HeaderName>,
-    client: reqwest::Client,
-    breaker: Mutex<Breaker>,
+    caller: Caller,
 }
 
 impl fmt::Debug for Business {
@@ -68,9 +57,30 @@ struct Good {
     channels: Vec<String>,
 }
 
+/// Why not.
 #[derive(Deserialize)]
-struct Refusal {
+pub(super) struct Refusal {
     code: u32,
+}
+
+impl Refusal {
+    /// Of a `disconnect`.
+    pub(super) fn closes(&self) -> NotKnown {
+        NotKnown::Closed(match self.code {
+            3000..3500 | 4000..4500 => CloseCode::FORCE_RECONNECT,
+            _ => CloseCode::PERMISSION_DENIED,
+        })
+    }
+
+    /// Of an `error`.
+    pub(super) fn tells(&self) -> NotKnown {
+        NotKnown::Told(match self.code {
+            100 => ErrorCode::INTERNAL,
+            109 => ErrorCode::TOKEN_EXPIRED,
+            111 => ErrorCode::TOO_MANY_REQUESTS,
+            _ => ErrorCode::PERMISSION_DENIED,
+        })
+    }
 }
 
 impl Business {
@@ -81,7 +91,8 @@ impl Business {
             name.to_ascii_lowercase().parse().map_err(|_| bad())
         };
         let headers = config.headers.iter().map(name).collect::<Result<_, _>>()?;
-        Ok(Self { config: config.clone(), headers, client, breaker: Mutex::default() })
+        let caller = Caller::new(client, config.url.clone(), config.timeout, config.retries);
+        Ok(Self { config: config.clone(), headers, caller })
     }
 
     pub(super) fn headers(&self) -> &[HeaderName] {
@@ -101,36 +112,13 @@ impl Business {
         let data = serde_json::from_slice(&connect.data).ok();
         let question = Question { client, name: &connect.name, version: &connect.version, data };
         let question = serde_json::to_vec(&question).expect("text and JSON can be written as JSON");
-        let began = Instant::now();
-        let mut tries = 0;
-        loop {
-            if !self.breaker(|breaker| breaker.admits(Instant::now())) {
-                return Err(NotKnown::Told(ErrorCode::INTERNAL));
-            }
-            let left = self.config.timeout.0.saturating_sub(began.elapsed());
-            let answer = fetch::body(self.request(shown, question.clone()), ANSWER_BYTES, left).await;
-            // A refusal by status is an answer: the server is there.
-            let well = !answer.as_ref().is_err_and(Failed::may_pass);
-            if self.breaker(|breaker| breaker.ended(Instant::now(), well)) {
-                tracing::warn!(url = self.config.url, "the business server fails again and again: it is left alone");
-            }
-            match answer {
-                Ok(answer) => return read(&answer),
-                Err(error) => {
-                    tracing::warn!(url = self.config.url, %error, "the business server does not say who a client is");
-                    let late = began.elapsed() + AGAIN_AFTER >= self.config.timeout.0;
-                    if well || late || tries >= self.config.retries {
-                        return Err(NotKnown::Told(ErrorCode::INTERNAL));
-                    }
-                }
-            }
-            tries += 1;
-            sleep(AGAIN_AFTER).await;
-        }
+        let answer = self.caller.ask(|| self.request(shown, question.clone())).await;
+        read(&answer.map_err(|NoAnswer| NotKnown::Told(ErrorCode::INTERNAL))?)
     }
 
     fn request(&self, shown: &Shown, question: Vec<u8>) -> reqwest::RequestBuilder {
-        let mut request = self.client.post(&self.config.url).header(CONTENT_TYPE, "application/json").body(question);
+        let mut request =
+            self.caller.client.post(&self.caller.url).header(CONTENT_TYPE, "application/json").body(question);
         for (name, value) in &shown.headers {
             request = request.header(name, value);
         }
@@ -143,10 +131,6 @@ impl Business {
         }
         request
     }
-
-    fn breaker<T>(&self, f: impl FnOnce(&mut Breaker) -> T) -> T {
-        f(&mut self.breaker.lock().unwrap_or_else(PoisonError::into_inner))
-    }
 }
 
 /// What an answer says.
@@ -157,16 +141,8 @@ fn read(answer: &[u8]) -> Result<ConnectionToken, NotKnown> {
     };
     let verdict: Verdict = serde_json::from_slice(answer).map_err(|e| unreadable(e.to_string()))?;
     match verdict {
-        Verdict { disconnect: Some(refusal), .. } => Err(NotKnown::Closed(match refusal.code {
-            3000..3500 | 4000..4500 => CloseCode::FORCE_RECONNECT,
-            _ => CloseCode::PERMISSION_DENIED,
-        })),
-        Verdict { error: Some(refusal), .. } => Err(NotKnown::Told(match refusal.code {
-            100 => ErrorCode::INTERNAL,
-            109 => ErrorCode::TOKEN_EXPIRED,
-            111 => ErrorCode::TOO_MANY_REQUESTS,
-            _ => ErrorCode::PERMISSION_DENIED,
-        })),
+        Verdict { disconnect: Some(refusal), .. } => Err(refusal.closes()),
+        Verdict { error: Some(refusal), .. } => Err(refusal.tells()),
         Verdict { result: Some(good), .. } => good.grant().map_err(unreadable),
         // Without a result it says that this is nobody it knows.
         Verdict { result: None, .. } => Err(NotKnown::Nobody),

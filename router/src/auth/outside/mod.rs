@@ -1,8 +1,10 @@
 //! Who a client is according to others: the session store of the business server, or the business server itself.
 
 mod breaker;
+mod caller;
 mod config;
 mod http;
+mod permit;
 mod session;
 
 use std::pin::Pin;
@@ -14,6 +16,7 @@ use roomring_proto::close::{CloseCode, ErrorCode};
 
 pub use config::{ConnectCall, SessionCookie};
 use http::Business;
+pub use permit::{Act, PermitCall, Permits, Question, Verdict};
 use session::Sessions;
 
 use super::ConnectionToken;

@@ -54,7 +54,7 @@ pub(super) fn subscribed(s: api::Subscribed, terms: Terms, now: Instant) -> clie
 
 /// What a token gives to a subscription.
 #[derive(Default)]
-struct Grant {
+pub(super) struct Grant {
     expires: Option<Unix>,
     overrides: Overrides,
 }
@@ -113,7 +113,7 @@ impl Centrifuge {
     }
 
     /// Whether the client may join, by the room's rules or by a token, which grants it by itself.
-    fn may_join(
+    pub(super) fn may_join(
         &self,
         now: Instant,
         client: &Client,
@@ -182,6 +182,33 @@ impl Centrifuge {
         Ok(())
     }
 
+    /// Whether the client may publish this, by the room's rules.
+    pub(super) fn may_publish(
+        &self,
+        now: Instant,
+        client: &Client,
+        room: &RoomId,
+        options: &Options,
+        data: &[u8],
+    ) -> Result<(), ErrorCode> {
+        let may = match options.publish {
+            // Members that are banned are members no longer.
+            Publish::Anyone => {
+                namespaces::admits(room, &client.user)
+                    && !self.policy.roster.bans_from(&client.user, room, self.clock.unix(now))
+            }
+            Publish::Members => !matches!(self.rooms.get(room), None | Some(Membership::Ending(_))),
+            Publish::Nobody => false,
+        };
+        if !may {
+            return Err(ErrorCode::PERMISSION_DENIED);
+        }
+        if options.max_payload.is_some_and(|most| data.len() as u64 > most.0) {
+            return Err(ErrorCode::LIMIT_EXCEEDED);
+        }
+        Ok(())
+    }
+
     /// Checks a publish.
     pub(super) fn publish(
         &self,
@@ -196,21 +223,7 @@ impl Centrifuge {
             return Err(ErrorCode::BAD_REQUEST);
         }
         let options = self.policy.namespaces.of(&room)?;
-        let may = match options.publish {
-            // Members that are banned are members no longer.
-            Publish::Anyone => {
-                namespaces::admits(&room, &client.user)
-                    && !self.policy.roster.bans_from(&client.user, &room, self.clock.unix(now))
-            }
-            Publish::Members => !matches!(self.rooms.get(&room), None | Some(Membership::Ending(_))),
-            Publish::Nobody => false,
-        };
-        if !may {
-            return Err(ErrorCode::PERMISSION_DENIED);
-        }
-        if options.max_payload.is_some_and(|most| data.len() as u64 > most.0) {
-            return Err(ErrorCode::LIMIT_EXCEEDED);
-        }
+        self.may_publish(now, client, &room, options, &data)?;
         let data = match options.payload {
             Payload::Json => self.json(data)?,
             Payload::Binary => data,

@@ -8,6 +8,7 @@ use super::*;
 use crate::auth::{Auth, Unix};
 use crate::hub::api::{self, ClientPosition, Codec, Position};
 
+mod asking;
 mod namespaces;
 mod orders;
 mod protobuf;
@@ -95,6 +96,7 @@ impl Subject {
                 Output::Ping => "native ping".to_owned(),
                 Output::Close(code) => format!("close {}", code.code),
                 Output::Lookup(_) => "lookup".to_owned(),
+                Output::Ask(question) => format!("ask {}", question.room),
                 Output::Hub(Command::Subscribe { request, .. }) => format!("hub subscribe {request}"),
                 Output::Hub(Command::Unsubscribe { request, .. }) => format!("hub unsubscribe {request:?}"),
                 Output::Hub(Command::Publish { request, .. }) => format!("hub publish {request}"),

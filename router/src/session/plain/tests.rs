@@ -59,7 +59,7 @@ impl Subject {
                 format!("subscribe {request} after {:?}", recover.map(|r| (r.epoch, r.seq.0)))
             }
             Output::Hub(Command::Publish { data, .. }) => format!("publish {}", String::from_utf8_lossy(&data)),
-            other @ (Output::Hub(_) | Output::Lookup(_)) => panic!("{other:?}"),
+            other @ (Output::Hub(_) | Output::Lookup(_) | Output::Ask(_)) => panic!("{other:?}"),
         });
         lines.collect()
     }
