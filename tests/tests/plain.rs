@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
-use roomring_tests::{Client, Cluster, Options, evidence, holder, within};
+use jsonwebtoken::{EncodingKey, Header, encode};
+use roomring_tests::{Client, Cluster, Options, Visitor, evidence, holder, within, write};
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;
@@ -88,4 +89,43 @@ async fn plain_text_and_the_sdks_protocol_share_a_room() {
     ann.say("again").await;
     assert_eq!(ann.event("message").await["data"], "again");
     bob.wait_message("tea room", "again").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tokens_open_rooms() {
+    const SECRET: &str = "a secret of sufficient length";
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    write(&dir.path().join("secret"), SECRET);
+    let config = format!("token_secret_file = {:?}\n[rooms]\njoin = \"token\"\n[namespaces.open]\n", path("secret"));
+    write(&dir.path().join("router.toml"), &config);
+    let flag = &*Box::leak(format!("--config={}", path("router.toml")).into_boxed_str());
+    let options =
+        Options { nodes: 1, routers: 1, insecure_names: false, router_flags: vec![flag], ..Options::default() };
+    let cluster = Cluster::start(options).await;
+    let router = cluster.http()[0];
+    let token = |claims: Value| {
+        encode(&Header::default(), &claims, &EncodingKey::from_secret(SECRET.as_bytes())).expect("a token")
+    };
+    let who = token(json!({"sub": "ann", "info": {"n": 1}}));
+    let into = token(json!({"sub": "ann", "channel": "lobby"}));
+    for (path, status) in [
+        ("open:a?user=ann".to_owned(), 403),
+        (format!("lobby?token={who}"), 403),
+        (format!("hall?token={into}"), 403),
+        (format!("open:a?token={who}x"), 401),
+        (format!("open:a?token={}", token(json!({"sub": "ann", "exp": 1}))), 401),
+    ] {
+        let refused = Visitor::open(router, &format!("/rooms/{path}"), &[]).await;
+        assert_eq!(refused.err(), Some(status), "{path}");
+    }
+    let mut ann = Plain::join(router, &format!("open:a?token={who}")).await;
+    ann.say("hello").await;
+    let event = ann.event("message").await;
+    assert_eq!((&event["user"], &event["data"]), (&json!("ann"), &json!("hello")), "{event}");
+    let mut ann = Plain::join(router, &format!("lobby?token={into}")).await;
+    ann.say("hello").await;
+    ann.event("message").await;
+    let bearer = format!("Bearer {into}");
+    assert!(Visitor::open(router, "/rooms/lobby", &[("Authorization", &bearer)]).await.is_ok());
 }

@@ -6,7 +6,10 @@ use std::time::Instant;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS};
+use hyper::header::{
+    ALLOW, AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER,
+    X_CONTENT_TYPE_OPTIONS,
+};
 use hyper::upgrade::OnUpgrade;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
@@ -21,7 +24,7 @@ use super::server::Source;
 use super::tls::Socket;
 use super::{App, Readiness, emulation, proxy, query};
 use crate::api;
-use crate::auth::Shown;
+use crate::auth::{ConnectionToken, Rejected, Shown, SubscriptionToken, Unix};
 use crate::backend::Backend;
 use crate::limits::Place;
 use crate::namespaces::{self, Join, Options, Payload};
@@ -182,24 +185,94 @@ fn plain<B: Backend>(
     let handshake = Handshake::of(&request)?;
     let name = query::segment(name, "room name").map_err(bad_request)?;
     let room = RoomId::new(&name).map_err(bad_request)?;
-    let user = user(&request)?;
-    let options = admitted(app, &room, &user)?.clone();
+    let visitor = visitor(app, &room, &request)?;
+    let options = admitted(app, &room, &visitor)?.clone();
     let (policy, id) = (app.policy.clone(), ClientId(rand::random()));
-    let mut session = Plain::new(app.limits, policy, options, id, user, room, rand::random());
+    let until = visitor.expires.and_then(|at| clock().instant(at));
+    let (user, ping_phase) = ((visitor.user, visitor.info), rand::random());
+    let mut session = Plain::new(app.limits, policy, options, id, user, room, ping_phase).until(until);
     let banned = |close: CloseCode| Box::new(reply(StatusCode::FORBIDDEN, close.reason));
     session.enter(unix_now()).map_err(banned)?;
     upgrade(app, source, request, &handshake, session)
 }
 
-/// The options of a room that `user` may join without a token.
-fn admitted<'a, B: Backend>(app: &'a App<B>, room: &RoomId, user: &User) -> Result<&'a Options, Box<Answer>> {
+/// Who wants to join a room at its own address.
+struct Visitor {
+    user: User,
+    info: Bytes,
+    /// Something vouches for the name: a token.
+    vouched: bool,
+    /// A subscription token lets it in, whoever else may join.
+    invited: bool,
+    /// When the token is over.
+    expires: Option<Unix>,
+}
+
+/// Who sends this: whom a token names, in the query or as the bearer's, or else who it says it is.
+fn visitor<B: Backend, T>(app: &App<B>, room: &RoomId, request: &Request<T>) -> Result<Visitor, Box<Answer>> {
+    let token = match query::value(request.uri().query(), "token").map_err(bad_request)? {
+        None => bearer(request.headers()).map(str::to_owned),
+        token => token,
+    };
+    let tokens = app.policy.auth.tokens.as_ref();
+    let Some((tokens, token)) = tokens.zip(token.filter(|token| !token.is_empty())) else {
+        let user = user(request)?;
+        return Ok(Visitor { user, info: Bytes::new(), vouched: false, invited: false, expires: None });
+    };
+    let now = unix_now();
+    let refused = |status, text: &str| Box::new(reply(status, text));
+    let (visitor, issued) = match tokens.subscription(&token, now) {
+        Ok(token) if token.room != *room || token.client.is_some() => {
+            return Err(refused(StatusCode::FORBIDDEN, "the token is for another room or connection"));
+        }
+        Ok(SubscriptionToken { user, expires, issued, .. }) => {
+            (Visitor { user, info: Bytes::new(), vouched: true, invited: true, expires }, issued)
+        }
+        Err(Rejected::Invalid(_)) => match tokens.connection(&token, now) {
+            Ok(ConnectionToken { user, info, expires, issued, .. }) => {
+                (Visitor { user, info, vouched: true, invited: false, expires }, issued)
+            }
+            Err(error) => return Err(rejected(&error)),
+        },
+        Err(error) => return Err(rejected(&error)),
+    };
+    if app.policy.roster.revokes(visitor.user.as_str(), issued, now) {
+        return Err(rejected(&Rejected::Expired));
+    }
+    Ok(visitor)
+}
+
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let (scheme, token) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
+}
+
+fn rejected(error: &Rejected) -> Box<Answer> {
+    match error {
+        Rejected::Later => {
+            let mut answer = reply(StatusCode::SERVICE_UNAVAILABLE, error.to_string());
+            answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+            Box::new(answer)
+        }
+        Rejected::Expired => Box::new(reply(StatusCode::UNAUTHORIZED, error.to_string())),
+        // Why it is invalid is for logs.
+        Rejected::Invalid(_) => {
+            tracing::debug!(%error, "a token was refused");
+            Box::new(reply(StatusCode::UNAUTHORIZED, "the token is not valid here"))
+        }
+    }
+}
+
+/// The options of a room that a visitor may join.
+fn admitted<'a, B: Backend>(app: &'a App<B>, room: &RoomId, visitor: &Visitor) -> Result<&'a Options, Box<Answer>> {
+    let Visitor { user, vouched, invited, .. } = visitor;
     let auth = &app.policy.auth;
     let options = app.policy.namespaces.of(room);
     let options = options.map_err(|e| Box::new(reply(StatusCode::NOT_FOUND, format!("room: {}", e.message))))?;
     let forbidden = |text: &str| Err(Box::new(reply(StatusCode::FORBIDDEN, text)));
     let named = !user.as_str().is_empty();
-    if !auth.insecure_names && (named || !auth.anonymous) {
-        return forbidden("this endpoint takes no tokens, and without one nobody is let in here");
+    if !vouched && !auth.insecure_names && (named || !auth.anonymous) {
+        return forbidden("nobody is let in here without a token");
     }
     let open = match options.join {
         Join::Anyone => true,
@@ -207,7 +280,8 @@ fn admitted<'a, B: Backend>(app: &'a App<B>, room: &RoomId, user: &User) -> Resu
         Join::Token => false,
     };
     let banned = app.policy.roster.bans_from(user.as_str(), room, unix_now());
-    if !open || banned || !namespaces::admits(room, user.as_str()) {
+    let may = *invited || (open && namespaces::admits(room, user.as_str()));
+    if !may || banned {
         return forbidden("you may not join this room");
     }
     if !options.ask.is_empty() {

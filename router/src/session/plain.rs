@@ -44,6 +44,7 @@ pub struct Plain {
     pong_due: Option<Instant>,
     ping_phase: f64,
     closed: bool,
+    expires: Option<Instant>,
     /// Its place among the connections, once it has one.
     entry: Option<Entry>,
 }
@@ -56,20 +57,20 @@ enum Membership {
 }
 
 impl Plain {
-    /// A session for `user` in `room`. `ping_phase` is a random number from 0 to 1.
+    /// A session for a user, and what others see of it, in `room`. `ping_phase` is a random number from 0 to 1.
     pub fn new(
         limits: Limits,
         policy: Arc<Policy>,
         options: Options,
         id: ClientId,
-        user: User,
+        (user, conn_info): (User, Bytes),
         room: RoomId,
         ping_phase: f64,
     ) -> Self {
         let client = Client {
             id: id.to_string(),
             user: user.into_string(),
-            conn_info: Bytes::new(),
+            conn_info,
             codec: Codec::Plain,
             queue: ClientQueue::new(limits.queue_bytes),
         };
@@ -90,8 +91,14 @@ impl Plain {
             pong_due: None,
             ping_phase,
             closed: false,
+            expires: None,
             entry: None,
         }
+    }
+
+    /// It ends then: what it came in by can't be renewed.
+    pub fn until(self, expires: Option<Instant>) -> Self {
+        Self { expires, ..self }
     }
 
     /// Takes its place among the connections.
@@ -229,7 +236,9 @@ impl Plain {
         {
             self.subscribe((wait * 2).min(LONGEST_WAIT), out);
         }
-        if self.pong_due.is_some_and(|due| due <= now) {
+        if self.expires.is_some_and(|at| at <= now) {
+            self.close(CloseCode::CONNECTION_EXPIRED, out);
+        } else if self.pong_due.is_some_and(|due| due <= now) {
             self.close(CloseCode::NO_PONG, out);
         } else if self.next_ping.is_some_and(|due| due <= now) {
             self.next_ping = Some(now + self.limits.ping);
@@ -280,7 +289,11 @@ impl Machine for Plain {
             Membership::Waiting { until, .. } => Some(until),
             Membership::Joining { .. } | Membership::Joined => None,
         };
-        if self.closed { None } else { [retry, self.next_ping, self.pong_due].into_iter().flatten().min() }
+        if self.closed {
+            None
+        } else {
+            [retry, self.next_ping, self.pong_due, self.expires].into_iter().flatten().min()
+        }
     }
 
     fn client(&self) -> Option<&Arc<Client>> {

@@ -43,7 +43,7 @@ impl Clock {
     }
 
     /// When it is `unix`; `None` beyond what instants can tell.
-    pub(super) fn instant(&self, unix: Unix) -> Option<Instant> {
+    pub fn instant(&self, unix: Unix) -> Option<Instant> {
         self.at.checked_add(Duration::from_secs(unix.0.saturating_sub(self.unix.0)))
     }
 }

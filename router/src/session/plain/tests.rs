@@ -26,7 +26,7 @@ impl Subject {
             Arc::default(),
             Options::default(),
             ClientId(1),
-            user,
+            (user, Bytes::new()),
             RoomId::new("lobby").unwrap(),
             1.0,
         );
@@ -160,4 +160,16 @@ fn messages_in_flight_are_bounded() {
     let lines = s.lines();
     assert_eq!(lines.iter().filter(|l| l.starts_with("publish")).count(), IN_FLIGHT);
     assert!(lines.last().unwrap().contains("this one was not sent"));
+}
+
+#[test]
+fn it_ends_with_what_it_came_in_by() {
+    let mut s = Subject::new();
+    let at = s.now + Duration::from_secs(3);
+    s.session = s.session.until(Some(at));
+    assert_eq!(s.session.next_deadline(), Some(at));
+    s.lines();
+    s.now = at;
+    s.handle(Input::Tick);
+    assert_eq!(s.lines(), ["close 3005"]);
 }
