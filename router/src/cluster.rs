@@ -8,7 +8,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::join_all;
 use roomring_control::denials::Denial;
-use roomring_control::registry::{EtcdError, Registry};
+use roomring_control::intents::Intents;
+use roomring_control::registry::{EtcdError, IntentsError, Registry};
 use roomring_control::view::ClusterView;
 use roomring_proto::close::CloseCode;
 use roomring_proto::v1::admin_client::AdminClient;
@@ -61,8 +62,20 @@ impl Cluster {
         Self { id, registry, roster }
     }
 
-    fn view(&self) -> ClusterView {
+    pub(crate) fn view(&self) -> ClusterView {
         self.registry.view().borrow().clone()
+    }
+
+    /// Changes what operators want, in the cluster as it is seen here.
+    ///
+    /// # Errors
+    /// If etcd does not answer, or holds something unreadable.
+    pub(crate) async fn change_intents<T, E>(
+        &self,
+        mut change: impl FnMut(&mut Intents, &ClusterView) -> Result<T, E>,
+    ) -> Result<Result<T, E>, IntentsError> {
+        let view = self.view();
+        self.registry.update_intents(|intents| change(intents, &view)).await
     }
 
     /// Sends every registered router on an errand; gives how many connections of each were concerned.

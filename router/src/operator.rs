@@ -1,5 +1,7 @@
 //! The operator's page and what it asks for: the cluster as this router sees it, with what each process says of itself.
 
+mod orders;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -17,14 +19,15 @@ use roomring_control::placement::{Placement, Recent};
 use roomring_control::planner;
 use roomring_control::view::ClusterView;
 use roomring_proto::v1::admin_client::AdminClient;
-use roomring_proto::{Incarnation, RoomId, limits, v1};
+use roomring_proto::{Incarnation, NodeId, RoomId, limits, v1};
 use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
 use tonic::transport::{Channel, Endpoint};
 
-use crate::http::query;
+use crate::http::{App, query};
+use crate::hub::Hub;
 
 /// The page.
 const PAGE: &str = include_str!("../page/operator.html");
@@ -63,13 +66,18 @@ type Word<T> = Result<T, String>;
 
 impl Operator {
     /// Answers a request that is neither for health nor for metrics.
-    pub(crate) async fn answer(&self, cluster: &Cluster, request: &AdminRequest) -> AdminAnswer {
+    pub(crate) async fn answer(&self, app: &App<Hub>, cluster: &Cluster, request: AdminRequest) -> AdminAnswer {
+        if request.uri().path() == "/api/order" {
+            return orders::carry_out(app, request).await;
+        }
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
-            return text(StatusCode::METHOD_NOT_ALLOWED, "this page only shows");
+            return text(StatusCode::METHOD_NOT_ALLOWED, "only /api/order takes orders");
         }
         match request.uri().path() {
             "/" => answer(StatusCode::OK, "text/html; charset=utf-8", PAGE),
-            "/api/cluster" => answer(StatusCode::OK, JSON, self.state(&cluster.view()).await.to_vec()),
+            "/api/cluster" => {
+                answer(StatusCode::OK, JSON, self.state(&cluster.view(), app.api.is_some()).await.to_vec())
+            }
             "/api/room" => match room_asked(request.uri().query()) {
                 Ok(room) => self.room(&cluster.view(), &room).await,
                 Err(problem) => text(StatusCode::BAD_REQUEST, problem),
@@ -78,7 +86,7 @@ impl Operator {
         }
     }
 
-    async fn state(&self, view: &ClusterView) -> Arc<Vec<u8>> {
+    async fn state(&self, view: &ClusterView, orders: bool) -> Arc<Vec<u8>> {
         let mut asked = self.asked.lock().await;
         if asked.at.is_none_or(|at| at.elapsed() >= FRESH) {
             let addresses =
@@ -95,7 +103,8 @@ impl Operator {
             let routers = view.routers.values().map(|r| router_status(channels.get(&r.grpc_addr).cloned()));
             let (nodes, routers) = tokio::join!(join_all(nodes), join_all(routers));
             let nodes = view.nodes.values().map(|n| n.incarnation).zip(nodes).collect();
-            let state = cluster_state(view, &nodes, &routers);
+            let mut state = cluster_state(view, &nodes, &routers);
+            state["orders"] = json!(orders);
             asked.state = Arc::new(serde_json::to_vec(&state).unwrap_or_default());
             asked.at = Some(Instant::now());
         }
@@ -147,6 +156,7 @@ impl Operator {
             "term": slot.term.0,
             "generation": slot.generation.0,
             "why": why,
+            "pinned": view.intents.pins.get(&number).map(NodeId::as_str),
             "exists": found.as_ref().is_ok_and(Option::is_some),
             "members": found.as_ref().ok().and_then(|f| f.as_ref()).map(|r| r.members),
             "publications": found.as_ref().ok().and_then(|f| f.as_ref()).map(|r| r.seq),

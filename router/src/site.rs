@@ -51,6 +51,6 @@ impl Site for RouterSite {
     }
 
     fn answer<'a>(&'a self, request: AdminRequest) -> Answering<'a> {
-        Box::pin(async move { self.operator.answer(&self.cluster, &request).await })
+        Box::pin(async move { self.operator.answer(&self.app, &self.cluster, request).await })
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use roomring_tests::{Chrome, Client, Cluster, Options, Page, Traffic, evidence, get, holder};
+use roomring_tests::{Chrome, Client, Cluster, Options, Page, Traffic, evidence, get, holder, post, write};
 
 /// The page as it should be on any screen.
 async fn fits(page: &Page<'_>) {
@@ -79,6 +79,88 @@ async fn an_operator_sees_the_cluster_finds_a_room_and_sees_a_node_go() {
     dark(&wide).await;
     dark(&phone).await;
     traffic.stop().await;
+}
+
+const KEY: &str = "a key of sufficient length";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_operator_with_a_key_drains_pins_and_disconnects() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("key");
+    write(&file, KEY);
+    let flag = &*Box::leak(format!("--api-key-file={}", file.display()).into_boxed_str());
+    let cluster = Cluster::start(Options { replication: 2, router_flags: vec![flag], ..Options::default() }).await;
+    let ann = Client::connect(cluster.http()[1], "ann").await;
+    ann.subscribe("lobby").await;
+    let admin = cluster.routers["router-1"].admin;
+
+    // Without a key nothing is done, and what can't be read is named.
+    let drain = r#"{"order":{"drain":{"node":"node-1"}}}"#;
+    let with = |key: &str| format!("X-API-Key: {key}\r\n");
+    for (headers, body, status, says) in [
+        (String::new(), drain, 401, "not a key"),
+        (with("another key of that length"), drain, 401, "not a key"),
+        (with(KEY), "{}", 400, "order"),
+        (with(KEY), r#"{"order":{"drain":{"node":"node-9"}}}"#, 422, "no node is called node-9"),
+        (with(KEY), &"x".repeat(20_000), 400, "whole"),
+    ] {
+        let answer = post(admin, "/api/order", &headers, body).await;
+        assert_eq!(answer.status, status, "{answer:?}");
+        assert!(answer.body.contains(says), "{answer:?}");
+    }
+    assert_eq!(get(admin, "/api/order").await.status, 405);
+
+    let chrome = Chrome::start(&cluster.path(".")).await;
+    let wide = chrome.open("orders-wide", &format!("http://{admin}/"), 1440, 900).await;
+    let phone = chrome.open("orders-phone", &format!("http://{admin}/"), 390, 844).await;
+    for page in [&wide, &phone] {
+        page.wait_text("status", "all is well").await;
+        assert_eq!(page.eval("document.getElementById('drain').checkVisibility()").await, false, "no key, no button");
+        page.type_into("key", KEY).await;
+        page.click("use-key").await;
+        page.wait("document.getElementById('drain').checkVisibility()").await;
+        fits(page).await;
+    }
+    wide.eval("document.getElementById('drained').value = 'node-1'").await;
+    wide.click("drain").await;
+    wide.wait_text("sure-what", "Drain node-1?").await;
+    wide.screenshot("1-sure").await;
+    wide.click("go").await;
+    wide.wait_text("said", "drain node-1").await;
+    wide.wait_text("placement", "drained node-1").await;
+    // The second of three leaves fewer nodes than copies: said, and asked again.
+    phone.eval("document.getElementById('drained').value = 'node-2'").await;
+    phone.click("drain").await;
+    phone.wait_text("sure-what", "Drain node-2?").await;
+    phone.click("go").await;
+    phone.wait_text("sure-what", "Be careful").await;
+    phone.screenshot("2-careful").await;
+    phone.click("leave").await;
+    wide.wait("Number(document.getElementById('nodes').rows[0].cells[4].innerText.split(' ')[0]) === 0").await;
+    evidence("node-1 was emptied from the page");
+    wide.click("undrain").await;
+    wide.wait_text("sure-what", "Let node-1 have slots again?").await;
+    wide.click("go").await;
+    wide.wait("!document.getElementById('placement').innerText.includes('drained')").await;
+
+    wide.type_into("room", "lobby").await;
+    wide.click("look").await;
+    wide.wait("document.getElementById('pin').checkVisibility()").await;
+    wide.eval("document.getElementById('pin-to').value = 'node-3'").await;
+    wide.click("pin").await;
+    wide.wait_text("sure-what", "to node-3?").await;
+    wide.click("go").await;
+    wide.wait_text("said", "pin").await;
+    wide.wait_text("placement", "1 pinned").await;
+    wide.screenshot_whole("3-pinned").await;
+    wide.type_into("user", "ann").await;
+    wide.click("disconnect").await;
+    wide.wait_text("sure-what", "connections of ann").await;
+    wide.click("go").await;
+    wide.wait_text("said", "1 connection(s) of ann were ended").await;
+    fits(&wide).await;
+    phone.screenshot_whole("4-phone").await;
+    assert_eq!(ann.closed().await.code, Some(3503), "its SDK does not come back");
 }
 
 /// The same in the dark.

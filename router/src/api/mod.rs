@@ -102,7 +102,7 @@ where
     body(StatusCode::OK, crate::http::JSON, outcome)
 }
 
-fn shown(headers: &HeaderMap) -> Option<&[u8]> {
+pub(crate) fn shown(headers: &HeaderMap) -> Option<&[u8]> {
     let plain = headers.get(KEY).map(|value| value.as_bytes());
     plain.or_else(|| {
         let (scheme, key) = headers.get(AUTHORIZATION)?.as_bytes().split_at_checked(7)?;
