@@ -128,8 +128,9 @@ const SMALL: [Row; 15] = [
     ),
 ];
 
-/// What `make model` looks at.
-const LARGE: [Row; 13] = [
+/// What `make model` looks at. Rows of three nodes, and of two switches with a stream that ends, leave the router attached where it
+/// was; a death and a stream that ends are not in one row with a short log.
+const LARGE: [Row; 15] = [
     (
         "a switch, a death and a successor",
         Bounds { writes: 1, crashes: 1, restarts: 1, switch: true, calm_one_in: 64, ..NONE },
@@ -162,47 +163,56 @@ const LARGE: [Row; 13] = [
     ),
     (
         "a primary evicted wrongly, and its heir recreated",
-        Bounds { writes: 2, wrong_evictions: 1, expiries: 2, recreate: true, calm_one_in: 64, ..NONE },
+        Bounds { writes: 2, wrong_evictions: 1, expiries: 1, recreate: true, calm_one_in: 64, ..NONE },
         &[reached::RECREATED, reached::FENCED, reached::UNKNOWN, reached::DEPOSED],
     ),
     (
         "three in sync, a switch",
-        Bounds { nodes: 3, in_sync: 3, writes: 1, switch: true, ..NONE },
-        &[reached::TAIL, reached::RESENT, reached::DEPOSED],
+        Bounds { nodes: 3, in_sync: 3, writes: 1, switch: true, attaches: 0, ..NONE },
+        &[reached::TAIL, reached::DEPOSED],
     ),
     (
         "three nodes, a wrong eviction, a death and a recreation",
-        Bounds { nodes: 3, writes: 2, crashes: 1, wrong_evictions: 1, expiries: 1, recreate: true, ..NONE },
+        Bounds {
+            nodes: 3,
+            writes: 2,
+            crashes: 1,
+            wrong_evictions: 1,
+            expiries: 1,
+            recreate: true,
+            attaches: 0,
+            ..NONE
+        },
         &[reached::RECREATED, reached::DEPOSED],
     ),
     (
         "three nodes, a learner, a wrong eviction",
-        Bounds { nodes: 3, writes: 2, wrong_evictions: 1, admit: true, ..NONE },
+        Bounds { nodes: 3, writes: 2, wrong_evictions: 1, admit: true, attaches: 0, ..NONE },
         &[reached::IN_SYNC, reached::DEPOSED],
     ),
     (
         "two switches and a stream that ends",
-        Bounds { writes: 2, switch: true, breaks: 1, ..NONE },
-        &[reached::TAIL, reached::RESENT, reached::DEPOSED],
+        Bounds { writes: 2, switch: true, breaks: 1, attaches: 0, ..NONE },
+        &[reached::TAIL, reached::DEPOSED],
     ),
     (
-        "two publishes, a switch, two attaches",
-        Bounds { writes: 1, publishes: 2, switch: true, attaches: 2, ..NONE },
+        "two publishes, a switch",
+        Bounds { writes: 1, publishes: 2, switch: true, ..NONE },
+        &[reached::TAIL, reached::RESENT],
+    ),
+    (
+        "a switch, two attaches",
+        Bounds { writes: 1, switch: true, attaches: 2, ..NONE },
         &[reached::TAIL, reached::RESENT],
     ),
     (
         "a short log, a death and a successor that catches up",
-        Bounds {
-            in_sync: 1,
-            writes: 2,
-            publishes: 2,
-            crashes: 1,
-            restarts: 1,
-            breaks: 1,
-            admit: true,
-            kept_bytes: 300,
-            ..NONE
-        },
+        Bounds { in_sync: 1, writes: 2, crashes: 1, restarts: 1, admit: true, kept_bytes: 300, ..NONE },
+        &[reached::SNAPSHOT, reached::IN_SYNC],
+    ),
+    (
+        "a short log, two publishes and a stream that ends",
+        Bounds { in_sync: 1, writes: 2, publishes: 2, breaks: 1, admit: true, kept_bytes: 300, ..NONE },
         &[reached::SNAPSHOT, reached::IN_SYNC],
     ),
 ];
@@ -253,7 +263,7 @@ fn every_state_within_small_bounds_keeps_every_invariant() {
 }
 
 #[test]
-#[ignore = "minutes to hours: `make model` runs it"]
+#[ignore = "many minutes: `make model` runs it"]
 fn every_state_within_larger_bounds_keeps_every_invariant() {
     check_all(&LARGE);
 }
