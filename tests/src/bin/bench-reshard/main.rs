@@ -54,6 +54,9 @@ struct Args {
     /// Write what everybody did and was told to this file, for roomring-check
     #[arg(long, value_name = "FILE")]
     record: Option<PathBuf>,
+    /// Write every pause to this file: when it began in ms, the slot, how long it was in ms
+    #[arg(long, value_name = "FILE")]
+    pauses: Option<PathBuf>,
 }
 
 /// Between two publishes to a room that is watched closely.
@@ -126,7 +129,15 @@ async fn main() -> ExitCode {
         println!("  {:<28}{:>10} checked{:>6} violations", verdict.rule, checked, violations.len());
         violations.iter().take(5).for_each(|v| println!("    {v}"));
     }
-    report(&rounds, &spoken);
+    let each = report(&rounds, &spoken);
+    if let Some(path) = &args.pauses {
+        let ms = |d: Duration| d.as_secs_f64() * 1e3;
+        let row = |(at, slot, pause): &(Instant, usize, Duration)| {
+            format!("{:.1} {slot} {:.1}\n", ms(at.duration_since(began)), ms(*pause))
+        };
+        let rows: String = each.iter().map(row).collect();
+        std::fs::write(path, rows).unwrap_or_else(|e| panic!("write {}: {e}", path.display()));
+    }
     line("sockets dropped", "0", dropped.to_string());
     for (what, rules) in KINDS {
         let of_kind = verdicts.iter().filter(|v| rules.contains(&v.rule));
@@ -182,11 +193,12 @@ async fn round(
     Round { join, join_took, moved, share, leave: (ordered, Instant::now()), primaries, whole }
 }
 
-fn report(rounds: &[Round], spoken: &voice::Spoken) {
+/// Tells what was measured; the single pauses come back.
+fn report(rounds: &[Round], spoken: &voice::Spoken) -> Vec<(Instant, usize, Duration)> {
     println!("\n{:<52}{:>8}{:>10}{:>10}{:>10}", "times in ms", "count", "p50", "p99", "max");
     let row = |what: &str, times: &Times| println!("{what:<52}{:>8}{}", times.len(), times.columns());
-    let mut all = Times::default();
-    let mut slots = 0;
+    let (mut all, mut elsewhere, mut late) = (Times::default(), Times::default(), Times::default());
+    let (mut slots, mut each) = (0, Vec::new());
     for (what, phase) in [("join", (|r: &Round| r.join) as fn(&Round) -> _), ("drain", |r: &Round| r.leave)] {
         let (mut rooms, mut gaps) = (Times::default(), Times::default());
         for (from, to) in rounds.iter().map(phase) {
@@ -194,12 +206,17 @@ fn report(rounds: &[Round], spoken: &voice::Spoken) {
             slots += pauses.slots;
             rooms.extend(pauses.rooms);
             gaps.extend(pauses.gaps);
+            elsewhere.extend(pauses.elsewhere);
+            late.extend(pauses.late);
+            each.extend(pauses.each);
         }
         row(&format!("{what}: pause of a moved room"), &rooms);
         row(&format!("{what}: longest gap of a room watched closely"), &gaps);
         all.extend(rooms);
     }
     row("pause, all moved rooms", &all);
+    row("the same of a publish to a room that did not move then", &elsewhere);
+    row("lateness of this process then", &late);
     let usual = spoken.pauses(Instant::now(), Instant::now(), INTERVAL).usual;
     row("every publish, all the time", &usual);
     let took = |f: fn(&Round) -> Duration| rounds.iter().map(f).collect::<Times>();
@@ -225,6 +242,7 @@ fn report(rounds: &[Round], spoken: &voice::Spoken) {
         format!("{:.2} s", worst(|r| r.primaries.as_secs_f64())),
     );
     line("drain of a node whole", "< 10 s", format!("{:.2} s", worst(|r| r.whole.as_secs_f64())));
+    each
 }
 
 fn line(what: &str, target: &str, value: String) {

@@ -8,8 +8,11 @@
 //! - Of a few rooms that will move: they are published to every few milliseconds all the time. The longest gap between two
 //!   acknowledgements around the move is the pause and one interval at most: it can't hide anything, but only a few rooms can
 //!   be watched so closely.
+//!
+//! All clients are in this process, which shares the cores with the servers and is late itself. So what publishes to rooms took
+//! that did not move meanwhile is told too, and how late this process came to what was due.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -72,9 +75,11 @@ pub(crate) struct Voice {
 }
 
 /// What came of it.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Spoken {
     said: Vec<Said>,
+    /// When a publish was to be sent, and how late this process came to it.
+    late: Vec<(Instant, Duration)>,
     switches: Vec<Switch>,
     close: Vec<usize>,
     pub(crate) failed: Failed,
@@ -89,8 +94,14 @@ pub(crate) struct Pauses {
     pub(crate) gaps: Times,
     /// Times of all publishes.
     pub(crate) usual: Times,
+    /// Of those that were sent while some slots moved, to rooms that did not.
+    pub(crate) elsewhere: Times,
+    /// How late this process itself was meanwhile: part of all that it measures.
+    pub(crate) late: Times,
     /// Slots that moved.
     pub(crate) slots: usize,
+    /// Each of them: when, which, and its pause.
+    pub(crate) each: Vec<(Instant, usize, Duration)>,
 }
 
 impl Voice {
@@ -189,7 +200,7 @@ async fn speak(
         by_slot.entry(slot_of(n, mouth.slots)).or_default().push(n);
     }
     let mut turns = (0..mouth.speakers.len()).cycle();
-    let mut all = Spoken { said: Vec::new(), switches: Vec::new(), close: Vec::new(), failed: Failed::default() };
+    let mut all = Spoken::default();
     let mut watched = Vec::new();
     loop {
         tokio::select! {
@@ -209,7 +220,10 @@ async fn speak(
                 all.close.extend(&watched);
             }
             _ = closely.tick() => watched.iter().for_each(|n| mouth.say(*n)),
-            _ = steady.tick() => mouth.say(turns.next().expect("endless")),
+            due = steady.tick() => {
+                all.late.push((due.into_std(), due.elapsed()));
+                mouth.say(turns.next().expect("endless"));
+            }
             Some(answer) = answers.recv() => all.take(answer),
         }
     }
@@ -230,19 +244,24 @@ impl Spoken {
     /// The pauses of the slots that moved between two moments.
     pub(crate) fn pauses(&self, from: Instant, to: Instant, interval: Duration) -> Pauses {
         let mut by_slot: BTreeMap<usize, Vec<&Said>> = BTreeMap::new();
-        let mut rooms: BTreeMap<usize, std::collections::BTreeSet<usize>> = BTreeMap::new();
+        let mut rooms: BTreeMap<usize, BTreeSet<usize>> = BTreeMap::new();
         for said in &self.said {
             by_slot.entry(said.slot).or_default().push(said);
             rooms.entry(said.slot).or_default().insert(said.room);
         }
         let mut pauses = Pauses { usual: self.said.iter().map(|s| s.took).collect(), ..Pauses::default() };
         let usual = pauses.usual.percentile(50.0);
+        let moves = Moves::new(self.switches.iter().filter(|s| s.at >= from && s.at < to));
+        let elsewhere = self.said.iter().filter(|s| moves.at(s.at) && !moves.near(s.slot, s.at));
+        pauses.elsewhere = elsewhere.map(|s| s.took.saturating_sub(usual)).collect();
+        pauses.late = self.late.iter().filter(|(at, _)| moves.at(*at)).map(|(_, late)| *late).collect();
         for switch in self.switches.iter().filter(|s| s.at >= from && s.at < to) {
             pauses.slots += 1;
             let around = |said: &&&Said| said.at + said.took + BEFORE >= switch.at && said.at < switch.at + AFTER;
             let near: Vec<&&Said> = by_slot.get(&switch.slot).into_iter().flatten().filter(around).collect();
             let Some(longest) = near.iter().map(|s| s.took).max() else { continue };
-            let count = rooms.get(&switch.slot).map_or(1, std::collections::BTreeSet::len);
+            pauses.each.push((switch.at, switch.slot, longest.saturating_sub(usual)));
+            let count = rooms.get(&switch.slot).map_or(1, BTreeSet::len);
             pauses.rooms.extend(std::iter::repeat_n(longest.saturating_sub(usual), count));
             for n in rooms.get(&switch.slot).into_iter().flatten().filter(|n| self.close.contains(n)) {
                 let mut acks: Vec<Instant> = near.iter().filter(|s| s.room == *n).map(|s| s.at + s.took).collect();
@@ -252,5 +271,33 @@ impl Spoken {
             }
         }
         pauses
+    }
+}
+
+/// When slots moved.
+struct Moves {
+    all: BTreeSet<Instant>,
+    by_slot: BTreeMap<usize, Vec<Instant>>,
+}
+
+impl Moves {
+    fn new<'a>(switches: impl Iterator<Item = &'a Switch>) -> Self {
+        let mut moves = Self { all: BTreeSet::new(), by_slot: BTreeMap::new() };
+        for switch in switches {
+            moves.all.insert(switch.at);
+            moves.by_slot.entry(switch.slot).or_default().push(switch.at);
+        }
+        moves
+    }
+
+    /// Whether what was sent then may have met the move of some slot.
+    fn at(&self, sent: Instant) -> bool {
+        self.all.range(..=sent + BEFORE).next_back().is_some_and(|at| sent < *at + BEFORE)
+    }
+
+    /// Whether this one was moving about then.
+    fn near(&self, slot: usize, sent: Instant) -> bool {
+        let near = |at: &Instant| sent + AFTER >= *at && sent < *at + AFTER;
+        self.by_slot.get(&slot).is_some_and(|moves| moves.iter().any(near))
     }
 }
