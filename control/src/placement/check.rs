@@ -1,7 +1,5 @@
 //! What holds of every placement.
 
-use std::collections::BTreeSet;
-
 use roomring_proto::{Malformed, limits};
 
 use super::{Placement, SlotRecord};
@@ -50,10 +48,12 @@ impl Placement {
         require(slot.term.0 != 0, || "term is 0".into())?;
         require(slot.generation.0 != 0, || "generation is 0".into())?;
         require(slot.in_sync.contains(&slot.primary), || "the primary is not in sync".into())?;
-        let mut seen = BTreeSet::new();
-        for seat in slot.seats() {
+        for (n, seat) in slot.seats().enumerate() {
             require(self.members.contains_key(&seat.incarnation), || format!("{} is no member", seat.incarnation))?;
-            require(seen.insert(seat.incarnation), || format!("two seats of {}", seat.incarnation))?;
+            // There are few: a set of them would take memory, for each slot in each write.
+            require(slot.seats().take(n).all(|s| s.incarnation != seat.incarnation), || {
+                format!("two seats of {}", seat.incarnation)
+            })?;
             require(seat.since.0 != 0 && seat.since <= self.version, || {
                 format!("a seat since {} in {}", seat.since, self.version)
             })?;

@@ -27,7 +27,10 @@ pub(super) async fn run(shared: Arc<Shared>) {
             Err(error) => shared.outage.failed(&error, interval),
         }
         shared.tick();
-        tokio::time::sleep_until(started + interval).await;
+        tokio::select! {
+            () = tokio::time::sleep_until(started + interval) => {}
+            () = shared.check_soon.notified() => {}
+        }
     }
 }
 

@@ -250,6 +250,8 @@ impl Keeper {
     fn holds(&self, lease: i64) {
         let own = OwnKey { key: self.key.clone(), lease };
         self.shared.update(|s| s.set_own(Some(own)));
+        // At once: slots may come to this process within milliseconds, and without contact it serves none.
+        self.shared.check_soon.notify_one();
     }
 
     /// How long somebody else's key may take to go away if its process is dead.

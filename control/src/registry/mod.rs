@@ -83,6 +83,8 @@ struct Shared {
     reload: Notify,
     /// The check found the own key gone, or on another lease.
     own_key_lost: Notify,
+    /// The own key was written: only a check that finds it is contact.
+    check_soon: Notify,
     outage: outage::Outage,
 }
 
@@ -104,6 +106,7 @@ impl Registry {
             view: watch::Sender::default(),
             reload: Notify::new(),
             own_key_lost: Notify::new(),
+            check_soon: Notify::new(),
             outage: outage::Outage::default(),
         });
         // Ours only: dropping the registry must not cancel what the caller's token is for.

@@ -257,8 +257,7 @@ impl Slot {
                 if let Some((seen, _)) = &mut self.view {
                     *seen = version.max(*seen);
                 }
-                // Most slots have nothing that hangs on the version alone, and this comes for all of them at once.
-                if self.leader.as_ref().is_none_or(|l| l.proposed.is_empty()) {
+                if !self.awaits_version() {
                     return;
                 }
                 self.lead(env, out, |leader, replica, ctx, out| leader.on_view(replica, ctx, out));
@@ -297,6 +296,11 @@ impl Slot {
             }
             Input::Tick => self.lead(env, out, |leader, replica, ctx, out| leader.on_tick(replica, ctx, out)),
         }
+    }
+
+    /// Whether something hangs on the placement's version alone: a later one says that a proposal has not landed.
+    pub fn awaits_version(&self) -> bool {
+        self.leader.as_ref().is_some_and(|l| !l.proposed.is_empty())
     }
 
     /// Does what the inputs since the last time made possible.

@@ -299,7 +299,7 @@ impl Shard {
         let mine = (0..).map(SlotId).zip(&placement.slots).filter(|(slot, _)| news && self.part.has(*slot));
         for (slot, record) in mine.collect::<Vec<_>>() {
             if known(slot) == Some(record) {
-                self.feed(at, slot, Input::Unchanged { version: placement.version }, out);
+                self.pass_by(at, slot, placement.version, out);
             } else {
                 self.adopt_slot(at, slot, &placement, record, out);
             }
@@ -317,6 +317,17 @@ impl Shard {
             for (link, message) in early {
                 self.on_router(at, link, slot, message, out);
             }
+        }
+    }
+
+    /// A placement says nothing new of a slot. As a rule that makes nothing possible, so there is nothing to settle: this comes for
+    /// nearly every slot with each write.
+    fn pass_by(&mut self, at: Moment, id: SlotId, version: Version, out: &mut Vec<Output>) {
+        let input = Input::Unchanged { version };
+        match self.slots.get(&id) {
+            Some(held) if held.slot.awaits_version() => self.feed(at, id, input, out),
+            Some(_) => self.run(at, id, out, |slot, env, out| slot.take(env, input, out)),
+            None => {}
         }
     }
 
