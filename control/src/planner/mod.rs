@@ -137,7 +137,7 @@ pub fn next_deadline(situation: &Situation<'_>) -> Option<Time> {
         .chain(rejoin)
         .chain(mend)
         .chain(slots::copies_wait_until(history))
-        .chain(history.switched_at().map(|at| at + slots::SWITCH_EVERY))
+        .chain(slots::switched_for(history))
         .filter(|t| *t > situation.now)
         .min()
 }

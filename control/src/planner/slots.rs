@@ -1,6 +1,6 @@
 //! What each slot needs to come to where the ring wants it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use roomring_proto::{Incarnation, Seat, SlotId};
@@ -14,8 +14,8 @@ use crate::placement::{Change, SlotRecord};
 pub(super) const CATCH_UPS: usize = 16;
 
 /// The same for slots that have their copies and only move. Nobody waits for them, and each copy takes milliseconds of its workers'
-/// time, which the rooms of the same workers feel.
-pub(super) const MOVES: usize = 4;
+/// time, which the rooms of the same workers feel: as many times as nodes take part at once.
+pub(super) const MOVES: usize = 2;
 
 /// After an eviction no copies are begun for so long: first the rooms that lost their primary take publishes again, with every
 /// core's help. A slot that may take none without another copy does not wait.
@@ -26,6 +26,9 @@ const ROOMS_FIRST: Duration = Duration::from_millis(500);
 /// common cluster is through in less than a second.
 pub(super) const SWITCHES: usize = 10;
 pub(super) const SWITCH_EVERY: Duration = Duration::from_millis(12);
+
+/// The rooms of slots that switched are served again long before this, unless something is wrong: copies wait for so long.
+pub(super) const SETTLED_AFTER: Duration = Duration::from_millis(100);
 
 /// Running catch-ups by process.
 #[derive(Default)]
@@ -55,21 +58,27 @@ impl Plan<'_> {
             self.recreate_if_lost(slot, wanted);
         }
         // What ends catch-ups comes before what begins them.
-        let mut switches = if self.may_switch() { SWITCHES } else { 0 };
-        let mut held_back = false;
         for (slot, wanted) in numbers().filter(|(_, wanted)| !wanted.is_empty()) {
             self.take_in_ready(slot, wanted);
-            if let Some(to) = self.successor(slot, wanted) {
-                if switches == 0 {
-                    held_back = true;
+        }
+        let copying = self.copying(&wish);
+        let mut switches = if self.switched_within(SWITCH_EVERY) { 0 } else { SWITCHES };
+        let mut switching = self.switched_within(SETTLED_AFTER);
+        for (slot, wanted) in numbers().filter(|(_, wanted)| !wanted.is_empty()) {
+            if let Some((from, to, hurry)) = self.successor(slot, wanted) {
+                if !hurry && (copying.contains(&from) || copying.contains(&to.incarnation)) {
+                    // The rooms would feel the copies. Its own is there, so it waits for the others'.
+                } else if switches == 0 {
+                    switching = true;
                 } else if self.push(Change::Switch { slot, to }) {
+                    switching = true;
                     switches -= 1;
                 }
             }
             self.remove_unwanted(slot, wanted);
         }
         // Copies compete with the rooms that pause. They wait for no one but this plan, so not for long.
-        self.rooms_first |= held_back;
+        self.rooms_first |= switching;
         let mut running = self.catch_ups();
         // Slots that lack a copy come before those that only move.
         for (lacking, most) in [(true, CATCH_UPS), (false, MOVES)] {
@@ -119,15 +128,16 @@ impl Plan<'_> {
         self.situation.ready.range(from..).take_while(move |r| r.slot == slot)
     }
 
-    fn may_switch(&self) -> bool {
+    fn switched_within(&self, time: Duration) -> bool {
         let s = self.situation;
-        s.history.switched_at().is_none_or(|at| s.now.since(at) >= SWITCH_EVERY)
+        s.history.switched_at().is_some_and(|at| s.now.since(at) < time)
     }
 
     /// The ring's first choice becomes primary as soon as it is in sync, but not right after the last change. While it can't serve
     /// it does not; instead of a primary that leaves, has lost etcd, or was evicted with the last copy and now is not alone any
     /// more, another one serves, and at once.
-    fn successor(&self, slot: SlotId, wanted: &[Incarnation]) -> Option<Seat> {
+    /// With who is primary now, and whether that one should not be any longer.
+    fn successor(&self, slot: SlotId, wanted: &[Incarnation]) -> Option<(Incarnation, Seat, bool)> {
         let (evidence, intents) = (self.situation.evidence, &self.situation.view.intents);
         let placement = self.draft.placement();
         let record = placement.slot(slot)?;
@@ -142,7 +152,7 @@ impl Plan<'_> {
         let settled = self.situation.history.settles_at(slot).is_none_or(|at| at <= self.situation.now);
         let first = wanted.first().filter(|_| settled || replace).and_then(seat);
         let to = first.or_else(|| replace.then(stand_in).flatten());
-        to.filter(|to| *to != record.primary)
+        to.filter(|to| *to != record.primary).map(|to| (primary, to, replace))
     }
 
     /// Learners that the ring does not want go at once, in-sync seats when all that it wants are in sync, those of evicted
@@ -205,6 +215,23 @@ impl Plan<'_> {
         }
     }
 
+    /// Processes that copies are made from or to, now or before long.
+    fn copying(&self, wish: &[Vec<Incarnation>]) -> BTreeSet<Incarnation> {
+        let live = |i: &Incarnation| self.processes.is_live(*i);
+        let mut busy = BTreeSet::new();
+        for (record, wanted) in self.draft.placement().slots.iter().zip(wish) {
+            let from = record.primary.incarnation;
+            let learners = record.learners.iter().map(|s| s.incarnation);
+            let missing = wanted.iter().copied().filter(|i| record.seat_of(*i).is_none());
+            let to: Vec<Incarnation> = learners.chain(missing).filter(live).collect();
+            if !to.is_empty() && live(&from) {
+                busy.insert(from);
+                busy.extend(to);
+            }
+        }
+        busy
+    }
+
     /// Catch-ups that can run: from a primary that is there.
     fn catch_ups(&self) -> CatchUps {
         let mut running = CatchUps::default();
@@ -221,6 +248,12 @@ impl Plan<'_> {
 /// Until when copies wait for the rooms of a process that was evicted; `None` if none was.
 pub(super) fn copies_wait_until(history: &History) -> Option<Time> {
     history.last_eviction().map(|at| at + ROOMS_FIRST)
+}
+
+/// When more slots may switch, and when copies may begin, after some have switched.
+pub(super) fn switched_for(history: &History) -> impl Iterator<Item = Time> {
+    let at = history.switched_at();
+    [SWITCH_EVERY, SETTLED_AFTER].into_iter().filter_map(move |wait| at.map(|at| at + wait))
 }
 
 /// Before every seat in their order.
