@@ -236,9 +236,7 @@ fn an_evicted_primary_that_is_not_the_last_copy_any_more_is_replaced() {
     sim.silence(n3);
     sim.step();
     sim.pass(SECOND);
-    for _ in 0..2 {
-        sim.step();
-    }
+    write_all(&mut sim);
     let led = |sim: &Sim| sim.placement().slots.iter().filter(|s| s.primary.incarnation == n3).count();
     assert!(led(&sim) > 0 && sim.placement().slots.iter().any(|s| s.primary.incarnation == n3 && s.in_sync.len() == 2));
     sim.evidence.cut_off.clear();

@@ -52,6 +52,18 @@ fn a_node_that_leaves_hands_over_at_once_but_not_all_in_one_write() {
 }
 
 #[test]
+fn a_newcomers_rooms_move_once_all_copies_are_there() {
+    let mut sim = Sim::new(256, 2, &["a", "b", "c"]);
+    sim.start("d");
+    sim.settle();
+    let places = |is: fn(&Change) -> bool| (0..sim.log.len()).filter(|n| is(&sim.log[*n])).collect::<Vec<_>>();
+    let copies = places(|c| matches!(c, Change::AddLearner { .. }));
+    let switches = places(|c| matches!(c, Change::Switch { .. }));
+    assert!(copies.len() > switches.len() && switches.len() > SWITCHES);
+    assert!(copies.last() < switches.first(), "every node takes part in copies until the last one is there");
+}
+
+#[test]
 fn slots_that_lack_a_copy_come_before_those_that_move() {
     let mut sim = Sim::new(256, 2, &["a", "b", "c"]);
     let (a, c) = (sim.incarnation("a"), sim.incarnation("c"));
