@@ -4,11 +4,11 @@ mod orders;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use hyper::{Method, StatusCode};
-use roomring_control::clock::Time;
+use roomring_control::clock::{Time, unix_ms};
 use roomring_control::daemon::admin::{AdminAnswer, AdminRequest, answer, text};
 use roomring_control::daemon::metrics::LATENCY_BOUNDS;
 use roomring_control::explain;
@@ -243,7 +243,7 @@ fn cluster_state(
     let recent: Vec<Change<'_>> =
         placement.iter().flat_map(|p| p.recent.iter().rev().take(RECENT)).map(Change::of).collect();
     json!({
-        "now_ms": now_ms(),
+        "now_ms": unix_ms(),
         "contact_age_s": contact,
         "placement": settings,
         "nodes": nodes,
@@ -340,13 +340,8 @@ fn moves(placement: &Placement) -> impl Iterator<Item = Value> {
     })
 }
 
-fn now_ms() -> u64 {
-    let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(unix.as_millis()).unwrap_or(u64::MAX)
-}
-
 fn ago(time_ms: u64) -> String {
-    match now_ms().saturating_sub(time_ms) / 1000 {
+    match unix_ms().saturating_sub(time_ms) / 1000 {
         s @ 0..120 => format!("{s} s ago"),
         s @ 120..7200 => format!("{} min ago", s / 60),
         s => format!("{} h ago", s / 3600),

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use roomring_proto::v1;
+use roomring_tests::sim::Victim;
 use roomring_tests::{Cluster, Follow, Options, Process, Roamers, Weight, evidence, primary};
 
 /// Until a phase is seen.
@@ -24,19 +25,7 @@ enum Phase {
     Removed,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Victim {
-    OldPrimary,
-    NewNode,
-    OtherReplica,
-    Proposer,
-    Router,
-    Etcd,
-}
-
 const PHASES: [Phase; 5] = [Phase::LearnerAdded, Phase::Snapshot, Phase::InSync, Phase::Switched, Phase::Removed];
-const VICTIMS: [Victim; 6] =
-    [Victim::OldPrimary, Victim::NewNode, Victim::OtherReplica, Victim::Proposer, Victim::Router, Victim::Etcd];
 
 impl fmt::Display for Phase {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -46,19 +35,6 @@ impl fmt::Display for Phase {
             Self::InSync => "in sync",
             Self::Switched => "switched",
             Self::Removed => "removed",
-        })
-    }
-}
-
-impl fmt::Display for Victim {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::OldPrimary => "old primary",
-            Self::NewNode => "new node",
-            Self::OtherReplica => "other replica",
-            Self::Proposer => "proposer",
-            Self::Router => "router",
-            Self::Etcd => "etcd",
         })
     }
 }
@@ -79,7 +55,7 @@ async fn some_interruptions_of_moves() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "takes minutes: make interruptions"]
 async fn every_interruption_of_a_move() {
-    let all: Vec<_> = PHASES.into_iter().flat_map(|p| VICTIMS.map(|v| (p, v))).collect();
+    let all: Vec<_> = PHASES.into_iter().flat_map(|p| Victim::ALL.map(|v| (p, v))).collect();
     interrupt(&all).await;
 }
 

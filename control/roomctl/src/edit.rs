@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use indicatif::ProgressStyle;
+use roomring_control::clock::unix_ms;
 use roomring_control::intents::{Author, Edit, Hazard, Intents, NotMade};
 use roomring_control::registry::{IntentsError, IntentsStore};
 use serde::Serialize;
@@ -102,11 +103,7 @@ pub(crate) fn bar_style(what: &str) -> ProgressStyle {
 /// Whoever runs this, now.
 pub(crate) fn author(reason: &str) -> Author {
     let name = std::env::var("USER").ok().filter(|name| !name.is_empty());
-    Author {
-        name: name.unwrap_or_else(|| "an operator".to_owned()),
-        time_ms: output::now_ms(),
-        reason: reason.to_owned(),
-    }
+    Author { name: name.unwrap_or_else(|| "an operator".to_owned()), time_ms: unix_ms(), reason: reason.to_owned() }
 }
 
 /// Writes the answer: a sentence, or everything.

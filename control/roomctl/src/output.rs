@@ -1,11 +1,12 @@
 //! Tables for people, JSON for programs.
 
 use std::io::{IsTerminal, Write};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, UNIX_EPOCH};
 
 use anyhow::Context;
 use clap::ValueEnum;
 use comfy_table::{Attribute, Cell, CellAlignment, Color, ContentArrangement, Table, presets};
+use roomring_control::clock::unix_ms;
 use serde::Serialize;
 
 /// How an answer is written.
@@ -93,13 +94,7 @@ pub(crate) fn age(ms: u64) -> String {
 
 /// How long ago a moment is, by this machine's clock and the one that told it.
 pub(crate) fn ago(time_ms: u64) -> String {
-    format!("{} ago", age(now_ms().saturating_sub(time_ms)))
-}
-
-/// Unix time, ms.
-pub(crate) fn now_ms() -> u64 {
-    let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(unix.as_millis()).unwrap_or(u64::MAX)
+    format!("{} ago", age(unix_ms().saturating_sub(time_ms)))
 }
 
 /// A moment in UTC, for programs.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use futures_util::StreamExt;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use roomring_control::clock::unix_ms;
 use tokio_tungstenite::connect_async;
 use tokio_tungstenite::tungstenite::Message;
 
@@ -97,7 +98,7 @@ fn readable(line: &str) -> String {
     };
     let clean = |s: String| -> String { s.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect() };
     let (user, data, seq) = (clean(text("user")), clean(text("data")), text("seq"));
-    let now = output::utc(output::now_ms());
+    let now = output::utc(unix_ms());
     // Hours to seconds.
     let time = now.get(11..19).unwrap_or_default();
     match event["type"].as_str() {

@@ -9,13 +9,13 @@ mod ready;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use roomring_proto::{Incarnation, NodeId, Uid};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use crate::clock::Time;
+use crate::clock::{Time, unix_ms};
 use crate::detector::Evidence;
 use crate::metrics;
 use crate::placement::{Cause, Change, Eviction, Placement, RingParams, Settings};
@@ -308,10 +308,9 @@ impl Coordinator {
     /// By whom and when `placement` is written.
     fn written(&self, placement: &Placement) -> account::Written {
         let by = self.view.nodes.iter().find(|(_, n)| n.incarnation == self.me).map(|(id, _)| id.clone());
-        let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         account::Written {
             version: placement.version,
-            time_ms: u64::try_from(unix.as_millis()).unwrap_or(u64::MAX),
+            time_ms: unix_ms(),
             // It is registered, or it would not write.
             by: by.unwrap_or_else(|| NodeId::new("unknown").expect("follows the rules")),
         }

@@ -1,14 +1,14 @@
 //! The task of a node that rebalances while it is the one to act.
 
 use std::convert::Infallible;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use roomring_proto::{Incarnation, NodeId};
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::{Plan, Rebalancer};
-use crate::clock::Time;
+use crate::clock::{Time, unix_ms};
 use crate::detector::Evidence;
 use crate::load::Loads;
 use crate::planner;
@@ -37,8 +37,7 @@ pub async fn run(
         let member = view.placement.as_ref().is_some_and(|p| p.members.get(&me).is_some_and(|m| m.active));
         let acts = member && planner::rank(&view, &evidence.borrow().suspects, me) == 0;
         let loads = loads.borrow().clone();
-        let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let now_ms = u64::try_from(unix.as_millis()).unwrap_or(u64::MAX);
+        let now_ms = unix_ms();
         if let Some(plan) = rebalancer.look(&view, &loads, acts, Time::now(), now_ms) {
             write(&registry, &view, &plan, &name, now_ms).await;
         }

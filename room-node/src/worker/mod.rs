@@ -7,9 +7,9 @@ mod shard;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
-use roomring_control::clock::Time;
+use roomring_control::clock::{Time, unix_ms};
 use roomring_control::planner::{ReadySeat, Word};
 use roomring_proto::Incarnation;
 use roomring_proto::SlotId;
@@ -191,6 +191,5 @@ impl Drop for Worker {
 }
 
 fn moment() -> Moment {
-    let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Moment { now: Time::now(), wall_ms: u64::try_from(wall.as_millis()).unwrap_or(u64::MAX) }
+    Moment { now: Time::now(), wall_ms: unix_ms() }
 }

@@ -1,9 +1,10 @@
 //! What the operator's page may order, of those who have a key of the API: a node drained, a slot pinned, a user disconnected.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use http_body_util::{BodyExt, Limited};
 use hyper::{Method, StatusCode};
+use roomring_control::clock::unix_ms;
 use roomring_control::daemon::admin::{AdminAnswer, AdminRequest, answer, text};
 use roomring_control::intents::{Author, Edit, Hazard, NotMade};
 use roomring_proto::{NodeId, RoomId, v1};
@@ -109,12 +110,7 @@ impl What {
 }
 
 async fn change(cluster: &Cluster, edit: &Edit, accept: &[String]) -> AdminAnswer {
-    let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let author = Author {
-        name: "operator's page".to_owned(),
-        time_ms: u64::try_from(unix.as_millis()).unwrap_or(u64::MAX),
-        reason: String::new(),
-    };
+    let author = Author { name: "operator's page".to_owned(), time_ms: unix_ms(), reason: String::new() };
     let made = cluster.change_intents(|intents, view| {
         // Only what was shown is accepted: others may have changed the cluster meanwhile.
         let mut hazards = edit.judge(intents, view)?;

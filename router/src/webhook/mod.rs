@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use hmac::{Hmac, Mac};
 use hyper::header::CONTENT_TYPE;
 use reqwest::StatusCode;
+use roomring_control::clock::unix_ms;
 use roomring_control::daemon::Invalid;
 use roomring_control::daemon::metrics::Counter;
 use roomring_proto::{NodeId, v1};
@@ -243,11 +244,6 @@ fn signature(secret: &[u8], timestamp: &str, body: &[u8]) -> String {
     mac.update(b".");
     mac.update(body);
     mac.finalize().into_bytes().iter().fold("sha256=".to_owned(), |text, byte| format!("{text}{byte:02x}"))
-}
-
-fn unix_ms() -> u64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
