@@ -19,6 +19,10 @@ impl ReadySeats {
         }
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// What was said of placements before this one counts no more: its primary says it again if it still holds.
     pub(super) fn outdated_by(&mut self, placement: Option<&Placement>) {
         if let Some(placement) = placement {

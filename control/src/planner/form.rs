@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use roomring_proto::{Seat, Uid};
+use roomring_proto::{Incarnation, Seat, Uid};
 
 use super::process::{Processes, member};
+use super::wish::Asked;
 use crate::placement::{FIRST_VERSION, FORMAT, Member, Placement, Recents, RingParams, Settings, SlotRecord};
-use crate::ring::Ring;
 use crate::view::ClusterView;
 
 /// A placement with every registered node as a member and every slot empty, where the ring wishes it. `None` while no node
@@ -30,13 +30,9 @@ pub fn form(view: &ClusterView, settings: Settings, ring: RingParams, uid: Uid) 
         apart: Default::default(),
     };
 
-    let by_name = processes.ring_members(&placement, &view.intents);
-    let nodes = by_name.iter().map(|(name, (_, node))| (name.clone(), node.clone())).collect();
-    let ring = Ring::new(ring, &nodes);
-    let wish = super::wish(ring, &view.intents, placement.settings.slots, placement.settings.replication);
-    let record = |names: &Vec<_>| {
-        let seats =
-            names.iter().filter_map(|n| by_name.get(n)).map(|(i, _)| Seat { incarnation: *i, since: FIRST_VERSION });
+    let wish = Asked::new(&processes, &placement, &view.intents).answer();
+    let record = |wanted: &Vec<Incarnation>| {
+        let seats = wanted.iter().map(|i| Seat { incarnation: *i, since: FIRST_VERSION });
         SlotRecord::fresh(seats.collect())
     };
     placement.slots = wish.iter().map(record).collect::<Option<_>>()?;

@@ -1,10 +1,12 @@
 //! How long things have been as they are.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use roomring_proto::{Incarnation, NodeId, Seat, SlotId, Term, Uid, Version};
 
+use super::wish::{Asked, Wish};
 use crate::clock::Time;
 use crate::placement::Placement;
 use crate::view::ClusterView;
@@ -45,6 +47,10 @@ pub struct History {
     absent: BTreeMap<Incarnation, Time>,
     /// When some slot was last seen to have another primary.
     switched: Option<Time>,
+    /// The placement last seen, and when it was first seen.
+    written: Option<(Version, Time)>,
+    /// What the ring wants of this placement's members: it is asked in every plan, and seldom wants anything else.
+    wish: Option<(Asked, Arc<Wish>)>,
     /// Evictions by evidence that the placement records, with the time.
     evicted: BTreeMap<(Version, Incarnation), (NodeId, Time)>,
     /// Pairs that are or were apart.
@@ -98,6 +104,10 @@ impl History {
             self.observe_turns(placement, now);
         }
         let (Some(placement), Some(_)) = (&view.placement, self.whole_since) else { return };
+        if self.written.is_none_or(|(version, _)| version != placement.version) {
+            self.written = Some((placement.version, now));
+        }
+        self.keep_wish(view, placement);
 
         self.slots.truncate(placement.slots.len());
         for (number, record) in placement.slots.iter().enumerate() {
@@ -122,6 +132,24 @@ impl History {
                 self.absent.entry(*incarnation).or_insert(now);
             }
         }
+    }
+
+    fn keep_wish(&mut self, view: &ClusterView, placement: &Placement) {
+        let asked = Asked::new(&super::Processes::new(view), placement, &view.intents);
+        if self.wish.as_ref().is_none_or(|(before, _)| *before != asked) {
+            let wish = Arc::new(asked.answer());
+            self.wish = Some((asked, wish));
+        }
+    }
+
+    /// What the ring answers to `asked`, if it was asked that last.
+    pub(super) fn wish(&self, asked: &Asked) -> Option<Arc<Wish>> {
+        self.wish.as_ref().filter(|(last, _)| last == asked).map(|(_, wish)| wish.clone())
+    }
+
+    /// When the placement was last seen to be another one.
+    pub fn written_at(&self) -> Option<Time> {
+        self.written.map(|(_, at)| at)
     }
 
     /// Times are this process's own. How old a record is that was there before it looked, is taken from the writers' clocks

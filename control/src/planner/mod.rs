@@ -9,22 +9,25 @@ mod form;
 mod history;
 mod process;
 mod slots;
+mod wish;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use roomring_proto::{Incarnation, NodeId, Seat, SlotId, Term, Version, limits};
 
 use crate::clock::Time;
 use crate::detector::Evidence;
-use crate::placement::{Change, Draft, Placement, SlotRecord};
-use crate::ring::{Ring, RingNode};
+use crate::placement::{Change, Draft, Placement};
+use crate::ring::RingNode;
 use crate::view::{ClusterView, Intents};
 
 pub use form::form;
 pub use history::History;
 use process::Processes;
-pub use process::{cause_of_eviction, rank};
+pub use process::{cause_of_eviction, rank, turn};
+use wish::{Asked, ByName, Wish};
 
 /// A primary's word that a learner holds everything up to the commit point, and will be waited for until its primary has
 /// applied a placement later than `base`.
@@ -138,6 +141,7 @@ pub fn next_deadline(situation: &Situation<'_>) -> Option<Time> {
         .chain(mend)
         .chain(slots::copies_wait_until(history))
         .chain(slots::switched_for(history))
+        .chain(slots::moves_wait_until(history))
         .filter(|t| *t > situation.now)
         .min()
 }
@@ -174,21 +178,9 @@ pub(crate) fn ring_nodes(view: &ClusterView, intents: &Intents) -> BTreeMap<Node
     by_name.into_iter().map(|(name, (_, node))| (name, node)).collect()
 }
 
-fn wishes_of(processes: &Processes<'_>, placement: &Placement, intents: &Intents) -> Vec<Vec<Incarnation>> {
-    let by_name = processes.ring_members(placement, intents);
-    let settings = &placement.settings;
-    let nodes = by_name.iter().map(|(name, (_, node))| (name.clone(), node.clone())).collect();
-    // Those after the first few are wanted only instead of one that its primary does not reach.
-    let instead = if placement.apart.is_empty() { 0 } else { u32::try_from(by_name.len()).unwrap_or(u32::MAX) };
-    let count = settings.replication.saturating_add(instead);
-    let wish = wish(Ring::new(placement.ring, &nodes), intents, settings.slots, count);
-    let reached = |(names, record): (Vec<NodeId>, &SlotRecord)| {
-        let all = names.iter().filter_map(|n| by_name.get(n)).map(|(i, _)| *i);
-        // By the primary's own word only: a replica that misses its primary may be the last copy alive.
-        let reached = all.filter(|i| !placement.apart.contains(&(record.primary.incarnation, *i)));
-        reached.take(settings.replication as usize).collect()
-    };
-    wish.into_iter().zip(&placement.slots).map(reached).collect()
+fn wishes_of(processes: &Processes<'_>, placement: &Placement, intents: &Intents) -> Wish {
+    let asked = Asked::new(processes, placement, intents);
+    if placement.apart.is_empty() { asked.answer() } else { asked.answer_apart(placement) }
 }
 
 /// The changes found so far, and the placement as they make it.
@@ -222,17 +214,12 @@ impl Plan<'_> {
         }
     }
 
-    /// The processes that each slot should be on, best first.
-    fn wish(&self) -> Vec<Vec<Incarnation>> {
-        wishes_of(&self.processes, self.draft.placement(), &self.situation.view.intents)
+    fn wish(&self) -> Arc<Wish> {
+        let placement = self.draft.placement();
+        let asked = Asked::new(&self.processes, placement, &self.situation.view.intents);
+        let known = self.situation.history.wish(&asked).filter(|_| placement.apart.is_empty());
+        known.unwrap_or_else(|| Arc::new(wishes_of(&self.processes, placement, &self.situation.view.intents)))
     }
-}
-
-/// A node of the ring and the process that runs under its name.
-type ByName = BTreeMap<NodeId, (Incarnation, RingNode)>;
-
-fn wish(ring: Ring, intents: &Intents, slots: u32, replication: u32) -> Vec<Vec<NodeId>> {
-    ring.wish(slots, &intents.pins, &intents.overridden(), replication)
 }
 
 #[cfg(test)]

@@ -103,6 +103,15 @@ pub fn rank(view: &ClusterView, absent: &BTreeSet<Incarnation>, me: Incarnation)
     }
 }
 
+/// The place of `me` among those who write what only they may propose, from 0: it goes round with every write, for each write
+/// voids the words that the others based on the one before.
+pub fn turn(view: &ClusterView, absent: &BTreeSet<Incarnation>, me: Incarnation) -> usize {
+    let Some(placement) = &view.placement else { return 0 };
+    let members = placement.members.iter().filter(|(i, m)| m.active && !absent.contains(i)).count().max(1);
+    let round = usize::try_from(placement.version.0 % members as u64).unwrap_or(0);
+    (rank(view, absent, me) + round) % members
+}
+
 /// Why `incarnation` is evicted in this situation; `None` if it is not.
 pub fn cause_of_eviction(situation: &Situation<'_>, incarnation: Incarnation) -> Option<Cause> {
     Processes::new(situation.view).cause_of_eviction(situation, incarnation)

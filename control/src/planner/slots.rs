@@ -15,17 +15,25 @@ pub(super) const CATCH_UPS: usize = 16;
 
 /// The same for slots that have their copies and only move. Nobody waits for them, and each copy takes milliseconds of its workers'
 /// time, which the rooms of the same workers feel: as many times as nodes take part at once.
-pub(super) const MOVES: usize = 2;
+pub(super) const MOVES: usize = 4;
+
+/// Copies of such slots begin and end no sooner than this after the last write: a write costs every process as much as several
+/// copies do, so those that are there go into one.
+pub(super) const MOVE_EVERY: Duration = Duration::from_millis(20);
 
 /// After an eviction no copies are begun for so long: first the rooms that lost their primary take publishes again, with every
 /// core's help. A slot that may take none without another copy does not wait.
 const ROOMS_FIRST: Duration = Duration::from_millis(500);
 
-/// Most slots that change their primary by plan in one write, and time until the next ones may: each is promoted and attached
-/// anew, which takes a millisecond or two of somebody's time, and what happens at once waits for each other. A node's share of a
-/// common cluster is through in less than a second.
-pub(super) const SWITCHES: usize = 10;
+/// Most slots that change their primary by plan in one write, and time until the next ones may, where the primary is about to
+/// leave: each is promoted and attached anew, which takes a millisecond or two of somebody's time, and what happens at once waits
+/// for each other. A node's share of a common cluster is through in less than a second.
+pub(super) const SWITCHES: usize = 8;
 pub(super) const SWITCH_EVERY: Duration = Duration::from_millis(12);
+
+/// The same where the primary stays and another one is only wanted more: nobody waits for that.
+pub(super) const CALM_SWITCHES: usize = 5;
+const CALM_SWITCH_EVERY: Duration = Duration::from_millis(25);
 
 /// The rooms of slots that switched are served again long before this, unless something is wrong: copies wait for so long.
 pub(super) const SETTLED_AFTER: Duration = Duration::from_millis(100);
@@ -53,7 +61,7 @@ impl Plan<'_> {
     /// Brings every slot one step nearer to the ring's wish.
     pub(super) fn place(&mut self) {
         let wish = self.wish();
-        let numbers = || (0..).map(SlotId).zip(&wish);
+        let numbers = || (0..).map(SlotId).zip(wish.iter());
         for (slot, wanted) in numbers() {
             self.recreate_if_lost(slot, wanted);
         }
@@ -63,16 +71,18 @@ impl Plan<'_> {
         }
         let copying = self.copying(&wish);
         let mut switches = if self.switched_within(SWITCH_EVERY) { 0 } else { SWITCHES };
+        let mut calm = if self.switched_within(CALM_SWITCH_EVERY) { 0 } else { CALM_SWITCHES };
         let mut switching = self.switched_within(SETTLED_AFTER);
         for (slot, wanted) in numbers().filter(|(_, wanted)| !wanted.is_empty()) {
             if let Some((from, to, hurry)) = self.successor(slot, wanted) {
                 if !hurry && (copying.contains(&from) || copying.contains(&to.incarnation)) {
                     // The rooms would feel the copies. Its own is there, so it waits for the others'.
-                } else if switches == 0 {
+                } else if switches == 0 || (!hurry && calm == 0) {
                     switching = true;
                 } else if self.push(Change::Switch { slot, to }) {
                     switching = true;
                     switches -= 1;
+                    calm = calm.saturating_sub(1);
                 }
             }
             self.remove_unwanted(slot, wanted);
@@ -81,7 +91,8 @@ impl Plan<'_> {
         self.rooms_first |= switching;
         let mut running = self.catch_ups();
         // Slots that lack a copy come before those that only move.
-        for (lacking, most) in [(true, CATCH_UPS), (false, MOVES)] {
+        let moves = if self.moves_wait() { 0 } else { MOVES };
+        for (lacking, most) in [(true, CATCH_UPS), (false, moves)] {
             for (slot, wanted) in numbers().filter(|(_, wanted)| !wanted.is_empty()) {
                 if self.lacks_a_copy(slot, wanted) == lacking {
                     self.add_learners(slot, wanted, &mut running, most);
@@ -110,6 +121,9 @@ impl Plan<'_> {
     }
 
     fn take_in_ready(&mut self, slot: SlotId, wanted: &[Incarnation]) {
+        if self.moves_wait() && !self.lacks_a_copy(slot, wanted) {
+            return;
+        }
         let Some(record) = self.draft.placement().slot(slot) else { return };
         let ready = record.learners.iter().copied().filter(|seat| {
             let said = |r: &&super::ReadySeat| (r.seat, r.term, r.base) == (*seat, record.term, self.base.version);
@@ -126,6 +140,10 @@ impl Plan<'_> {
     fn said_of(&self, slot: SlotId) -> impl Iterator<Item = &super::ReadySeat> {
         let from = super::ReadySeat { slot, seat: FIRST_SEAT, term: Default::default(), base: Default::default() };
         self.situation.ready.range(from..).take_while(move |r| r.slot == slot)
+    }
+
+    fn moves_wait(&self) -> bool {
+        moves_wait_until(self.situation.history).is_some_and(|until| self.situation.now < until)
     }
 
     fn switched_within(&self, time: Duration) -> bool {
@@ -250,10 +268,15 @@ pub(super) fn copies_wait_until(history: &History) -> Option<Time> {
     history.last_eviction().map(|at| at + ROOMS_FIRST)
 }
 
+/// Until when copies of slots that only move wait for others of the kind.
+pub(super) fn moves_wait_until(history: &History) -> Option<Time> {
+    history.written_at().map(|at| at + MOVE_EVERY)
+}
+
 /// When more slots may switch, and when copies may begin, after some have switched.
 pub(super) fn switched_for(history: &History) -> impl Iterator<Item = Time> {
     let at = history.switched_at();
-    [SWITCH_EVERY, SETTLED_AFTER].into_iter().filter_map(move |wait| at.map(|at| at + wait))
+    [SWITCH_EVERY, CALM_SWITCH_EVERY, SETTLED_AFTER].into_iter().filter_map(move |wait| at.map(|at| at + wait))
 }
 
 /// Before every seat in their order.

@@ -23,6 +23,8 @@ use super::{FENCE, Mutant, SLOTS, TTL};
 const EVICTION: Duration = Duration::from_millis(1);
 const BATCH: Duration = Duration::from_millis(5);
 const RANK: Duration = Duration::from_millis(50);
+const WORD: Duration = Duration::from_millis(4);
+const WORDS_APART: usize = 4;
 const FORMATION: Duration = Duration::from_millis(500);
 const CONTACT: Duration = Duration::from_secs(2);
 const RETRY: Duration = Duration::from_millis(500);
@@ -223,7 +225,8 @@ impl Node {
         }
         if self.deadline.is_some_and(|at| at <= now) {
             self.deadline = None;
-            self.schedule(now + self.turn());
+            let wait = if self.ready.is_empty() { self.turn() } else { self.own_turn() };
+            self.schedule(now + wait);
         }
         if self.due.is_some_and(|at| at <= now) && self.writing.is_none() {
             self.due = None;
@@ -398,7 +401,7 @@ impl Node {
                     if base >= latest.base {
                         *latest = ReadySeat { slot, seat, term, base };
                     }
-                    self.schedule(now + BATCH);
+                    self.schedule(now + self.own_turn());
                 }
             }
         }
@@ -511,9 +514,19 @@ impl Node {
         self.plan_deadline(now);
     }
 
+    fn suspects(&self) -> BTreeSet<Incarnation> {
+        let held = self.ears.as_ref().filter(|_| self.judge == Judge::Detector).map(|ears| &ears.held);
+        held.map(|held| held.suspects.clone()).unwrap_or_default()
+    }
+
+    fn own_turn(&self) -> Duration {
+        let turn = self.me.map_or(0, |me| planner::turn(&self.view, &self.suspects(), me));
+        BATCH + WORD * u32::try_from(turn % WORDS_APART).unwrap_or(0)
+    }
+
     fn turn(&self) -> Duration {
         let held = self.ears.as_ref().filter(|_| self.judge == Judge::Detector).map(|ears| &ears.held);
-        let suspects = held.map(|held| held.suspects.clone()).unwrap_or_default();
+        let suspects = self.suspects();
         let rank = self.me.map_or(0, |me| planner::rank(&self.view, &suspects, me));
         let first = match &self.view.placement {
             Some(_) if held.is_some_and(|held| !held.dead.is_empty()) => EVICTION,

@@ -8,7 +8,7 @@ use roomring_proto::{Incarnation, SlotId, Uid, limits};
 use super::sim::{FENCE, Sim, TTL, id};
 use crate::placement::fixtures::settings;
 use crate::placement::{Change, RingParams};
-use crate::planner::slots::{CATCH_UPS, SWITCH_EVERY, SWITCHES};
+use crate::planner::slots::{CALM_SWITCHES, CATCH_UPS, MOVE_EVERY, SWITCH_EVERY, SWITCHES};
 use crate::planner::{self, recreate_after};
 use crate::view::ClusterView;
 
@@ -61,6 +61,37 @@ fn a_newcomers_rooms_move_once_all_copies_are_there() {
     let switches = places(|c| matches!(c, Change::Switch { .. }));
     assert!(copies.len() > switches.len() && switches.len() > SWITCHES);
     assert!(copies.last() < switches.first(), "every node takes part in copies until the last one is there");
+}
+
+#[test]
+fn a_newcomers_rooms_move_a_few_at_a_time() {
+    let mut sim = Sim::new(256, 2, &["a", "b", "c"]);
+    sim.start("d");
+    let mut most = 0;
+    loop {
+        let done = sim.log.len();
+        if !sim.step() {
+            break;
+        }
+        most = most.max(sim.log[done..].iter().filter(|c| matches!(c, Change::Switch { .. })).count());
+    }
+    assert_eq!(most, CALM_SWITCHES);
+}
+
+#[test]
+fn whose_turn_it_is_goes_round_with_every_write() {
+    let mut sim = Sim::new(8, 1, &["a", "b", "c"]);
+    let turns = |sim: &Sim| ["a", "b", "c"].map(|n| planner::turn(&sim.view, &BTreeSet::new(), sim.incarnation(n)));
+    let mut first = Vec::new();
+    for _ in 0..3 {
+        let now = turns(&sim);
+        assert_eq!(BTreeSet::from(now), BTreeSet::from([0, 1, 2]), "each has its own");
+        first.push(now.iter().position(|turn| *turn == 0).unwrap());
+        let mut next = sim.placement().clone();
+        next.version = next.version.next();
+        sim.view.placement = Some(next.into());
+    }
+    assert_eq!(first.iter().collect::<BTreeSet<_>>().len(), 3, "everyone is the first once: {first:?}");
 }
 
 #[test]
@@ -203,17 +234,22 @@ fn ready_counts_only_for_its_base_and_term() {
     let next = sim.placement().with(&sim.plan(a)).unwrap();
     sim.view.placement = Some(next.into());
     sim.pass(Duration::from_millis(1));
+    let written = sim.now;
     let (slot, record) = sim.placement().slots.iter().enumerate().find(|(_, r)| !r.learners.is_empty()).unwrap();
     let slot = SlotId(slot.try_into().unwrap());
     let said = planner::ReadySeat { slot, seat: record.learners[0], term: record.term, base: sim.placement().version };
-    let takes = |ready: planner::ReadySeat| {
+    fn takes_in(sim: &Sim, a: Incarnation, ready: planner::ReadySeat) -> usize {
         let (view, history, evidence) = (&sim.view, &sim.history, &sim.evidence);
         let ready = [ready].into();
         let unanswered = &BTreeSet::new();
         let s =
             planner::Situation { view, history, now: sim.now, me: a, ttl: TTL, ready: &ready, unanswered, evidence };
         planner::plan(&s).iter().filter(|c| matches!(c, Change::IntoSync { .. })).count()
-    };
+    }
+    assert_eq!(takes_in(&sim, a, said), 0, "the slot only moves: the next copies that are there go with it");
+    assert_eq!(sim.next_deadline(a), Some(written + MOVE_EVERY));
+    sim.pass(MOVE_EVERY);
+    let takes = |ready| takes_in(&sim, a, ready);
     assert_eq!(takes(said), 1);
     assert_eq!(takes(planner::ReadySeat { base: roomring_proto::Version(1), ..said }), 0);
     assert_eq!(takes(planner::ReadySeat { term: said.term.next(), ..said }), 0);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use roomring_proto::SlotId;
 
-use super::super::slots::{MOVES, SWITCHES};
+use super::super::slots::{CALM_SWITCHES, MOVES};
 use super::sim::{FENCE, Sim, id};
 use crate::placement::{Change, RingParams};
 use crate::ring::{Ring, RingNode};
@@ -58,7 +58,7 @@ fn a_join_moves_the_newcomers_share() {
         }
         assert_eq!(recreated(&sim), 0);
         // The newcomer's share takes its turns: each write ends some copies, switches what they were made for, begins the next.
-        let most = (learners(&sim).div_ceil(MOVES) + moved.div_ceil(SWITCHES)) * 2 + 8;
+        let most = (learners(&sim).div_ceil(MOVES) + moved.div_ceil(CALM_SWITCHES)) * 2 + 8;
         assert!(writes <= most, "{writes} writes, {most} at most");
     }
 }

@@ -54,10 +54,14 @@ struct Args {
     /// Write what everybody did and was told to this file, for roomring-check
     #[arg(long, value_name = "FILE")]
     record: Option<PathBuf>,
-    /// Write every pause to this file: when it began in ms, the slot, how long it was in ms
+    /// Write every pause and each slow publish between the moves to this file: when it began in ms, the slot, how long it was
+    /// in ms
     #[arg(long, value_name = "FILE")]
     pauses: Option<PathBuf>,
 }
+
+/// What `--pauses` lists of publishes to rooms at rest, beyond the usual time.
+const SLOW: Duration = Duration::from_millis(20);
 
 /// Between two publishes to a room that is watched closely.
 const INTERVAL: Duration = Duration::from_millis(10);
@@ -70,6 +74,8 @@ struct Round {
     moved: usize,
     share: f64,
     leave: (Instant, Instant),
+    /// Of the placement, by the join and by the drain.
+    writes: (u64, u64),
     primaries: Duration,
     whole: Duration,
 }
@@ -129,13 +135,14 @@ async fn main() -> ExitCode {
         println!("  {:<28}{:>10} checked{:>6} violations", verdict.rule, checked, violations.len());
         violations.iter().take(5).for_each(|v| println!("    {v}"));
     }
-    let each = report(&rounds, &spoken);
+    let [each, slow] = report(&rounds, &spoken);
     if let Some(path) = &args.pauses {
         let ms = |d: Duration| d.as_secs_f64() * 1e3;
-        let row = |(at, slot, pause): &(Instant, usize, Duration)| {
-            format!("{:.1} {slot} {:.1}\n", ms(at.duration_since(began)), ms(*pause))
+        let row = |what: &str, (at, slot, pause): &(Instant, usize, Duration)| {
+            format!("{:.1} {slot} {:.1} {what}\n", ms(at.duration_since(began)), ms(*pause))
         };
-        let rows: String = each.iter().map(row).collect();
+        let moved = each.iter().map(|pause| row("move", pause));
+        let rows: String = moved.chain(slow.iter().map(|pause| row("publish", pause))).collect();
         std::fs::write(path, rows).unwrap_or_else(|e| panic!("write {}: {e}", path.display()));
     }
     line("sockets dropped", "0", dropped.to_string());
@@ -187,18 +194,20 @@ async fn round(
     follow.until("its seats to be elsewhere", |p| !has_seats(p, newcomer)).await;
     let whole = ordered.elapsed();
     follow.settled(&wish).await;
+    let writes = (after.version - before.version, follow.latest().version - after.version);
     let status = node.process.exit(ENDED).await;
     assert_eq!(status.code(), Some(0), "{newcomer} ends well:\n{}", node.process.tail());
     tokio::time::sleep(rest).await;
-    Round { join, join_took, moved, share, leave: (ordered, Instant::now()), primaries, whole }
+    Round { join, join_took, moved, share, leave: (ordered, Instant::now()), writes, primaries, whole }
 }
 
 /// Tells what was measured; the single pauses come back.
-fn report(rounds: &[Round], spoken: &voice::Spoken) -> Vec<(Instant, usize, Duration)> {
+fn report(rounds: &[Round], spoken: &voice::Spoken) -> [Vec<(Instant, usize, Duration)>; 2] {
     println!("\n{:<52}{:>8}{:>10}{:>10}{:>10}", "times in ms", "count", "p50", "p99", "max");
     let row = |what: &str, times: &Times| println!("{what:<52}{:>8}{}", times.len(), times.columns());
     let (mut all, mut elsewhere, mut late) = (Times::default(), Times::default(), Times::default());
-    let (mut slots, mut each) = (0, Vec::new());
+    let mut between = Times::default();
+    let (mut slots, mut each, mut slow) = (0, Vec::new(), Vec::new());
     for (what, phase) in [("join", (|r: &Round| r.join) as fn(&Round) -> _), ("drain", |r: &Round| r.leave)] {
         let (mut rooms, mut gaps) = (Times::default(), Times::default());
         for (from, to) in rounds.iter().map(phase) {
@@ -208,6 +217,8 @@ fn report(rounds: &[Round], spoken: &voice::Spoken) -> Vec<(Instant, usize, Dura
             gaps.extend(pauses.gaps);
             elsewhere.extend(pauses.elsewhere);
             late.extend(pauses.late);
+            between.extend(pauses.between.iter().map(|(_, _, took)| *took));
+            slow.extend(pauses.between.into_iter().filter(|(_, _, took)| *took > SLOW));
             each.extend(pauses.each);
         }
         row(&format!("{what}: pause of a moved room"), &rooms);
@@ -216,10 +227,13 @@ fn report(rounds: &[Round], spoken: &voice::Spoken) -> Vec<(Instant, usize, Dura
     }
     row("pause, all moved rooms", &all);
     row("the same of a publish to a room that did not move then", &elsewhere);
+    row("a publish while copies are made and none moves", &between);
     row("lateness of this process then", &late);
     let usual = spoken.pauses(Instant::now(), Instant::now(), INTERVAL).usual;
     row("every publish, all the time", &usual);
     let took = |f: fn(&Round) -> Duration| rounds.iter().map(f).collect::<Times>();
+    let writes = rounds.iter().fold((0, 0), |(join, drain), r| (join + r.writes.0, drain + r.writes.1));
+    println!("writes of the placement: {} by joins, {} by drains", writes.0, writes.1);
     row("join, order to settled", &took(|r| r.join_took));
     row("drain, order to primaries elsewhere", &took(|r| r.primaries));
     row("drain, order to whole", &took(|r| r.whole));
@@ -242,7 +256,7 @@ fn report(rounds: &[Round], spoken: &voice::Spoken) -> Vec<(Instant, usize, Dura
         format!("{:.2} s", worst(|r| r.primaries.as_secs_f64())),
     );
     line("drain of a node whole", "< 10 s", format!("{:.2} s", worst(|r| r.whole.as_secs_f64())));
-    each
+    [each, slow]
 }
 
 fn line(what: &str, target: &str, value: String) {

@@ -96,6 +96,8 @@ pub(crate) struct Pauses {
     pub(crate) usual: Times,
     /// Of those that were sent while some slots moved, to rooms that did not.
     pub(crate) elsewhere: Times,
+    /// Of those that were sent while none did: when, and how long it took beyond the usual time.
+    pub(crate) between: Vec<(Instant, usize, Duration)>,
     /// How late this process itself was meanwhile: part of all that it measures.
     pub(crate) late: Times,
     /// Slots that moved.
@@ -254,6 +256,9 @@ impl Spoken {
         let moves = Moves::new(self.switches.iter().filter(|s| s.at >= from && s.at < to));
         let elsewhere = self.said.iter().filter(|s| moves.at(s.at) && !moves.near(s.slot, s.at));
         pauses.elsewhere = elsewhere.map(|s| s.took.saturating_sub(usual)).collect();
+        let within = self.said.iter().filter(|s| s.at >= from && s.at < to);
+        let between = within.filter(|s| !moves.at(s.at) && !moves.near(s.slot, s.at));
+        pauses.between = between.map(|s| (s.at, s.slot, s.took.saturating_sub(usual))).collect();
         pauses.late = self.late.iter().filter(|(at, _)| moves.at(*at)).map(|(_, late)| *late).collect();
         for switch in self.switches.iter().filter(|s| s.at >= from && s.at < to) {
             pauses.slots += 1;
