@@ -6,6 +6,7 @@ use rand::Rng;
 use roomring_control::clock::Time;
 use roomring_proto::SlotId;
 
+use super::node::{Judge, SILENCE};
 use super::world::{Event, Who, World};
 use super::{FENCE, SLOTS, TTL};
 
@@ -55,7 +56,7 @@ impl World {
 
     /// Whether a node may die without a slot losing its last copy.
     fn is_redundant(&self) -> bool {
-        let calm = self.nodes.iter().all(|n| n.paused_until <= self.now) && !self.etcd.away;
+        let calm = self.nodes.iter().all(|n| n.paused_until <= self.now) && !self.etcd.away && !self.takes_living();
         let Some(placement) = &self.etcd.now.placement else { return false };
         let wanted = usize::try_from(placement.settings.replication).unwrap_or(usize::MAX);
         calm && (0..SLOTS).map(SlotId).all(|slot| {
@@ -63,6 +64,13 @@ impl World {
             let alive = |i| self.nodes.iter().any(|n| n.up && n.me == Some(i));
             record.in_sync.len() >= wanted.max(2) && record.in_sync.iter().all(|s| alive(s.incarnation))
         })
+    }
+
+    /// Whether one node that does not hear another may put it out by its word alone, though it lives: that is a death, too.
+    fn takes_living(&self) -> bool {
+        let lasts = |until: Time| until + SILENCE > self.now;
+        let apart = |a, b, until| matches!((a, b), (Who::Node(_), Who::Node(_))) && lasts(until);
+        self.judge == Judge::Haste && self.partitions.iter().any(|(a, b, until)| apart(*a, *b, *until))
     }
 
     fn crash_a_node(&mut self) {
@@ -117,7 +125,10 @@ impl World {
             Who::Router(self.rng.random_range(0..routers))
         };
         let time = self.millis(5_000);
-        if a != b {
+        // By haste that is a death.
+        let dies = self.judge == Judge::Haste && matches!(b, Who::Node(_));
+        let may = self.harshness == Harshness::Harsh || !dies || self.is_redundant();
+        if a != b && may {
             self.say("fault: partition", || format!("{a:?} and {b:?} for {time:?}"));
             self.part(a, b, time);
         }

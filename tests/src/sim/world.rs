@@ -156,6 +156,7 @@ pub(super) struct World {
     pub(super) routers: Vec<Router>,
     clients: Vec<Client>,
     pub(super) harshness: Harshness,
+    pub(super) judge: Judge,
     pub(super) partitions: Vec<(Who, Who, Time)>,
     pub(super) no_etcd: BTreeMap<Who, Time>,
     /// Where each node's process ran or runs.
@@ -210,6 +211,7 @@ impl World {
             routers: Vec::new(),
             clients: (0..4).map(|index| Client::new(index, options.mutant)).collect(),
             harshness,
+            judge,
             partitions: Vec::new(),
             no_etcd: BTreeMap::new(),
             hosts: BTreeMap::new(),
@@ -855,10 +857,7 @@ impl World {
                 }
                 let me = Incarnation(self.etcd.rise().unsigned_abs());
                 self.routers[r] = Router::new(self.routers[r].life + 2, me, self.now, self.options.mutant);
-                let snapshot = Arc::new(self.etcd.now.clone());
-                let life = self.life(who);
-                let delay = self.latency();
-                self.after(delay, Event::Watch { who, life, snapshot });
+                self.publish_etcd();
             }
         }
         self.plan_wake(who);
