@@ -157,7 +157,7 @@ async fn accept(listener: TcpListener, name: String, target: SocketAddr, shared:
     while let Ok((caller, peer)) = listener.accept().await {
         while connections.try_join_next().is_some() {}
         let names = lock(&shared.names).clone();
-        let from = owner(peer, &names).unwrap_or_default();
+        let from = caller.local_addr().ok().and_then(|here| owner(peer, here, &names)).unwrap_or_default();
         connections.spawn(carry(caller, from, name.clone(), target, shared.clone()));
     }
 }
@@ -205,15 +205,20 @@ impl Shared {
     }
 }
 
-/// Which of the named processes has the socket that is bound to `local`.
-fn owner(local: SocketAddr, names: &BTreeMap<u32, String>) -> Option<String> {
-    let SocketAddr::V4(v4) = local else { return None };
-    // The kernel shows the address as a number in its own byte order.
-    let wanted = format!("{:08X}:{:04X}", u32::from_ne_bytes(v4.ip().octets()), v4.port());
+/// Which of the named processes has the socket that is bound to `local` and connected to `remote`. The kernel gives one port to
+/// several sockets, as long as they are connected elsewhere.
+fn owner(local: SocketAddr, remote: SocketAddr, names: &BTreeMap<u32, String>) -> Option<String> {
+    // The kernel shows addresses as numbers in its own byte order.
+    let shown = |addr: SocketAddr| match addr {
+        SocketAddr::V4(v4) => Some(format!("{:08X}:{:04X}", u32::from_ne_bytes(v4.ip().octets()), v4.port())),
+        SocketAddr::V6(_) => None,
+    };
+    let wanted = [shown(local)?, shown(remote)?];
     let table = std::fs::read_to_string("/proc/net/tcp").ok()?;
     let inode = table.lines().skip(1).find_map(|line| {
         let fields: Vec<&str> = line.split_whitespace().collect();
-        (*fields.get(1)? == wanted && *fields.get(9)? != "0").then(|| format!("socket:[{}]", fields[9]))
+        let ends = [*fields.get(1)?, *fields.get(2)?];
+        (ends == wanted && *fields.get(9)? != "0").then(|| format!("socket:[{}]", fields[9]))
     })?;
     let holds = |pid: &u32| {
         let files = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
