@@ -22,4 +22,6 @@ pub mod planner;
 pub mod rebalance;
 pub mod registry;
 pub mod ring;
+pub mod tls;
 pub mod view;
+pub mod wire;

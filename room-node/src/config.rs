@@ -8,6 +8,9 @@ use roomring_control::daemon::config::Settings;
 use roomring_control::daemon::telemetry::LogFormat;
 use roomring_control::daemon::{ByteSize, Invalid, Span};
 use roomring_control::placement::{self, Retention, RoomLimits};
+use roomring_control::registry::EtcdAccess;
+use roomring_control::tls::TlsFiles;
+use roomring_control::wire::Wire;
 use roomring_proto::{NodeId, limits};
 use serde::{Deserialize, Serialize};
 
@@ -27,6 +30,30 @@ pub struct Flags {
     /// etcd servers [default: http://127.0.0.1:2379]
     #[arg(long, env = "ROOMRING_ETCD", value_name = "URL,...", value_delimiter = ',')]
     etcd: Option<Vec<String>>,
+    /// User of etcd; its password is in a file or in ROOMRING_ETCD_PASSWORD [default: none]
+    #[arg(long, env = "ROOMRING_ETCD_USER", value_name = "NAME")]
+    etcd_user: Option<String>,
+    /// File with the password of etcd's user
+    #[arg(long, env = "ROOMRING_ETCD_PASSWORD_FILE", value_name = "PATH")]
+    etcd_password_file: Option<PathBuf>,
+    /// File with the certificates that etcd's own are signed by, in PEM; needed by https URLs
+    #[arg(long, env = "ROOMRING_ETCD_CA_FILE", value_name = "PATH")]
+    etcd_ca_file: Option<PathBuf>,
+    /// File with the certificate that etcd is shown, in PEM
+    #[arg(long, env = "ROOMRING_ETCD_CERTIFICATE_FILE", value_name = "PATH")]
+    etcd_certificate_file: Option<PathBuf>,
+    /// File with that certificate's key, in PEM
+    #[arg(long, env = "ROOMRING_ETCD_KEY_FILE", value_name = "PATH")]
+    etcd_key_file: Option<PathBuf>,
+    /// File with the certificates that those of the cluster's processes are signed by, in PEM: these then speak TLS with each other
+    #[arg(long, env = "ROOMRING_PEER_CA_FILE", value_name = "PATH")]
+    peer_ca_file: Option<PathBuf>,
+    /// File with this process's certificate for the others, in PEM; its name has to be `roomring`
+    #[arg(long, env = "ROOMRING_PEER_CERTIFICATE_FILE", value_name = "PATH")]
+    peer_certificate_file: Option<PathBuf>,
+    /// File with that certificate's key, in PEM
+    #[arg(long, env = "ROOMRING_PEER_KEY_FILE", value_name = "PATH")]
+    peer_key_file: Option<PathBuf>,
     /// Address to listen on; port 0 takes a free one [default: 127.0.0.1:7400]
     #[arg(long, env = "ROOMRING_LISTEN", value_name = "IP:PORT")]
     listen: Option<SocketAddr>,
@@ -122,6 +149,30 @@ pub struct Config {
     /// etcd servers, `http://host:port`.
     #[serde(default = "default::etcd")]
     pub etcd: Vec<String>,
+    /// User of etcd.
+    #[serde(default)]
+    pub etcd_user: Option<String>,
+    /// Where the password of etcd's user is.
+    #[serde(default)]
+    pub etcd_password_file: Option<PathBuf>,
+    /// Where the certificates are that etcd's own are signed by.
+    #[serde(default)]
+    pub etcd_ca_file: Option<PathBuf>,
+    /// Where the certificate is that etcd is shown.
+    #[serde(default)]
+    pub etcd_certificate_file: Option<PathBuf>,
+    /// Where its key is.
+    #[serde(default)]
+    pub etcd_key_file: Option<PathBuf>,
+    /// Where the certificates are that those of the cluster's processes are signed by.
+    #[serde(default)]
+    pub peer_ca_file: Option<PathBuf>,
+    /// Where the certificate is that other processes are shown.
+    #[serde(default)]
+    pub peer_certificate_file: Option<PathBuf>,
+    /// Where its key is.
+    #[serde(default)]
+    pub peer_key_file: Option<PathBuf>,
     /// Address to listen on.
     #[serde(default = "default::listen")]
     pub listen: SocketAddr,
@@ -263,6 +314,8 @@ impl Settings for Config {
         if let Some(url) = self.etcd.iter().find(|url| !is_url(url)) {
             return Err(Invalid::new("etcd", format!("is {url:?}, it must be a URL such as http://127.0.0.1:2379")));
         }
+        self.etcd_access().check(&self.etcd)?;
+        self.wire()?;
         match &self.advertise {
             None if self.listen.ip().is_unspecified() => {
                 return Err(Invalid::new("advertise", format!("must be given when listening on {}", self.listen)));
@@ -312,6 +365,31 @@ impl Config {
     /// Where the node keeps its identity.
     pub fn home_dir(&self) -> PathBuf {
         self.home.clone().unwrap_or_else(|| PathBuf::from(format!("roomring-{}", self.id)))
+    }
+
+    /// How etcd lets this process in.
+    pub fn etcd_access(&self) -> EtcdAccess {
+        EtcdAccess {
+            user: self.etcd_user.clone(),
+            password_file: self.etcd_password_file.clone(),
+            tls: TlsFiles {
+                ca_file: self.etcd_ca_file.clone(),
+                certificate_file: self.etcd_certificate_file.clone(),
+                key_file: self.etcd_key_file.clone(),
+            },
+        }
+    }
+
+    /// How this process speaks with others of the cluster.
+    ///
+    /// # Errors
+    /// If a file is missing or can't be used.
+    pub fn wire(&self) -> Result<Wire, Invalid> {
+        Wire::new(&TlsFiles {
+            ca_file: self.peer_ca_file.clone(),
+            certificate_file: self.peer_certificate_file.clone(),
+            key_file: self.peer_key_file.clone(),
+        })
     }
 
     /// What a new cluster is made with.

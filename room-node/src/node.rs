@@ -8,6 +8,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use roomring_control::coordinator::{Coordinator, CoordinatorConfig};
+use roomring_control::daemon::Invalid;
 use roomring_control::daemon::admin::Admin;
 use roomring_control::detector::Timing;
 use roomring_control::heartbeat::{HeartbeatConfig, Heartbeats, LoadNow, watch_address};
@@ -16,6 +17,7 @@ use roomring_control::rebalance;
 use roomring_control::registry::{
     ConnectError, EtcdConfig, NodeSpec, RegisterError, Registration, Registry, Superseded,
 };
+use roomring_control::wire::Wire;
 use roomring_proto::{Incarnation, NodeId};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
@@ -46,6 +48,9 @@ const DRAIN_AGAIN: Duration = Duration::from_secs(1);
 /// Why a node ended.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// A setting can't be used.
+    #[error(transparent)]
+    Setting(#[from] Invalid),
     /// Its directory can't be used.
     #[error(transparent)]
     Home(#[from] HomeError),
@@ -95,6 +100,7 @@ impl fmt::Display for Ready {
 /// # Errors
 /// If it can't start, another process has its name, or something in it broke. It has stopped serving then.
 pub async fn run(config: Config, stop: CancellationToken, ready: oneshot::Sender<Ready>) -> Result<(), Error> {
+    let wire = config.wire()?;
     let home = Home::open(&config.home_dir())?;
     let listener = server::bind(config.listen).await?;
     let grpc = listener.local_addr().map_err(ServerError::Listener)?;
@@ -109,7 +115,12 @@ pub async fn run(config: Config, stop: CancellationToken, ready: oneshot::Sender
         .map_err(Error::Admin)?;
     tracing::info!(id = %config.id, cluster = %config.cluster, %grpc, %watch, %admin, home = %config.home_dir().display(), "starting");
 
-    let etcd = EtcdConfig { urls: config.etcd.clone(), cluster: config.cluster.clone(), lease_ttl: config.lease_ttl.0 };
+    let etcd = EtcdConfig {
+        urls: config.etcd.clone(),
+        access: config.etcd_access(),
+        cluster: config.cluster.clone(),
+        lease_ttl: config.lease_ttl.0,
+    };
     let id = config.id.clone();
     let advertised = config.advertise.clone().unwrap_or_else(|| grpc.to_string());
     let spec = NodeSpec {
@@ -134,6 +145,7 @@ pub async fn run(config: Config, stop: CancellationToken, ready: oneshot::Sender
         watch_listener,
         ready: Ready { id, grpc, admin },
         advertised,
+        wire,
         registry: registry.clone(),
         registration,
         counters,
@@ -157,6 +169,7 @@ struct Node {
     watch_listener: std::net::TcpListener,
     ready: Ready,
     advertised: String,
+    wire: Wire,
     registry: Registry,
     registration: Registration,
     counters: Arc<Counters>,
@@ -224,6 +237,7 @@ impl Node {
             node: self.config.id.clone(),
             incarnation,
             advertised: self.advertised.clone(),
+            wire: self.wire.clone(),
             registry: self.registry.clone(),
             vitals,
             workers,
@@ -303,6 +317,7 @@ impl Node {
             cluster: self.config.cluster.clone(),
             id: self.config.id.clone(),
             me,
+            wire: self.wire.clone(),
             timing: Timing { window: self.config.eviction_window.0, ..Timing::default() },
         };
         // The socket stays open for the next life.

@@ -11,7 +11,6 @@ use roomring_proto::v1::peer_server::PeerServer;
 use roomring_proto::{limits, v1};
 use tokio::net::TcpListener;
 use tokio::time::Instant;
-use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
@@ -73,7 +72,9 @@ pub(crate) async fn serve(
         .build_v1()?;
     let link = LinkServer::new(LinkService(Arc::clone(&shell))).max_decoding_message_size(limits::GRPC_MESSAGE_BYTES);
     let peer = PeerServer::new(PeerService(Arc::clone(&shell))).max_decoding_message_size(limits::GRPC_MESSAGE_BYTES);
-    Server::builder()
+    shell
+        .wire
+        .server()?
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .http2_keepalive_interval(Some(PROBE))

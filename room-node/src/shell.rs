@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use roomring_control::placement::Placement;
 use roomring_control::registry::Registry;
+use roomring_control::wire::Wire;
 use roomring_proto::{Incarnation, NodeId, v1};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -25,6 +26,7 @@ pub(crate) struct Shell {
     pub(crate) incarnation: Incarnation,
     /// host:port at which others reach this node.
     pub(crate) advertised: String,
+    pub(crate) wire: Wire,
     pub(crate) registry: Registry,
     pub(crate) vitals: Vitals,
     pub(crate) workers: Workers,

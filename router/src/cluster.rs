@@ -11,13 +11,14 @@ use roomring_control::denials::Denial;
 use roomring_control::intents::Intents;
 use roomring_control::registry::{EtcdError, IntentsError, Registry};
 use roomring_control::view::ClusterView;
+use roomring_control::wire::Wire;
 use roomring_proto::close::CloseCode;
 use roomring_proto::v1::admin_client::AdminClient;
 use roomring_proto::v1::edge_client::EdgeClient;
 use roomring_proto::v1::edge_server::Edge;
 use roomring_proto::{NodeId, RoomId, limits, v1};
 use tokio::time::timeout;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
 use crate::http::{Delivered, Emulated};
@@ -33,6 +34,7 @@ pub(crate) struct Cluster {
     id: NodeId,
     registry: Registry,
     roster: Arc<Roster>,
+    wire: Wire,
 }
 
 /// What is asked of every router.
@@ -58,8 +60,8 @@ pub(crate) struct Asked<T> {
 }
 
 impl Cluster {
-    pub(crate) fn new(id: NodeId, registry: Registry, roster: Arc<Roster>) -> Self {
-        Self { id, registry, roster }
+    pub(crate) fn new(id: NodeId, registry: Registry, roster: Arc<Roster>, wire: Wire) -> Self {
+        Self { id, registry, roster, wire }
     }
 
     pub(crate) fn view(&self) -> ClusterView {
@@ -82,7 +84,7 @@ impl Cluster {
     pub(crate) async fn send(&self, errand: &Errand) -> Asked<u64> {
         let routers = self.view().routers;
         let others = routers.iter().filter(|(id, _)| **id != self.id);
-        let mut asked = ask(others.map(|(id, router)| (id, router.grpc_addr.as_str())), async |channel| {
+        let mut asked = ask(&self.wire, others.map(|(id, router)| (id, router.grpc_addr.as_str())), async |channel| {
             let mut edge = EdgeClient::new(channel);
             Ok(match errand.clone() {
                 Errand::Disconnect(request) => edge.disconnect(request).await?,
@@ -125,7 +127,7 @@ impl Cluster {
         use v1::emulate_reply::Outcome;
         let (id, router) =
             self.view().routers.iter().find(|(id, _)| id.as_str() == node).map(|(i, r)| (i.clone(), r.clone()))?;
-        let asked = ask([(&id, router.grpc_addr.as_str())].into_iter(), async |channel| {
+        let asked = ask(&self.wire, [(&id, router.grpc_addr.as_str())].into_iter(), async |channel| {
             let request = v1::EmulateRequest { session: session.clone(), data: data.clone() };
             Ok(EdgeClient::new(channel).emulate(request).await?.into_inner().outcome())
         });
@@ -140,7 +142,7 @@ impl Cluster {
     /// How every router is.
     pub(crate) async fn routers(&self) -> Asked<v1::RouterStatusReply> {
         let routers = self.view().routers;
-        ask(routers.iter().map(|(id, router)| (id, router.grpc_addr.as_str())), async |channel| {
+        ask(&self.wire, routers.iter().map(|(id, router)| (id, router.grpc_addr.as_str())), async |channel| {
             Ok(AdminClient::new(channel).router_status(v1::RouterStatusRequest {}).await?.into_inner())
         })
         .await
@@ -149,7 +151,7 @@ impl Cluster {
     /// The rooms of every node.
     pub(crate) async fn rooms(&self) -> Asked<v1::RoomsReply> {
         let nodes = self.view().nodes;
-        ask(nodes.iter().map(|(id, node)| (id, node.grpc_addr.as_str())), async |channel| {
+        ask(&self.wire, nodes.iter().map(|(id, node)| (id, node.grpc_addr.as_str())), async |channel| {
             let mut admin = AdminClient::new(channel).max_decoding_message_size(limits::GRPC_MESSAGE_BYTES);
             Ok(admin.rooms(v1::RoomsRequest::default()).await?.into_inner())
         })
@@ -158,13 +160,14 @@ impl Cluster {
 }
 
 async fn ask<'a, T, F: Future<Output = Result<T, Status>>>(
+    wire: &Wire,
     processes: impl Iterator<Item = (&'a NodeId, &'a str)>,
     question: impl Fn(Channel) -> F,
 ) -> Asked<T> {
     let question = &question;
     let each = processes.map(|(id, address)| async move {
         let answer = async {
-            let channel = connect(address).await.map_err(|e| Status::unavailable(e.to_string()))?;
+            let channel = connect(wire, address).await.map_err(|e| Status::unavailable(e.to_string()))?;
             question(channel).await
         };
         (id, timeout(ANSWER_WITHIN, answer).await.unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer"))))
@@ -182,8 +185,8 @@ async fn ask<'a, T, F: Future<Output = Result<T, Status>>>(
     asked
 }
 
-async fn connect(address: &str) -> Result<Channel, tonic::transport::Error> {
-    Endpoint::from_shared(format!("http://{address}"))?.connect_timeout(ANSWER_WITHIN).connect().await
+async fn connect(wire: &Wire, address: &str) -> Result<Channel, tonic::transport::Error> {
+    wire.endpoint(address)?.connect_timeout(ANSWER_WITHIN).connect().await
 }
 
 /// Does here what is asked of every router; gives how many connections were told.

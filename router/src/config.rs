@@ -8,6 +8,9 @@ use ipnet::IpNet;
 use roomring_control::daemon::config::Settings;
 use roomring_control::daemon::telemetry::LogFormat;
 use roomring_control::daemon::{ByteSize, Invalid, Span};
+use roomring_control::registry::EtcdAccess;
+use roomring_control::tls::TlsFiles;
+use roomring_control::wire::Wire;
 use roomring_proto::{NodeId, limits};
 use serde::{Deserialize, Serialize};
 
@@ -31,6 +34,30 @@ pub struct Flags {
     /// etcd's client URLs [default: http://127.0.0.1:2379]
     #[arg(long, env = "ROOMRING_ETCD", value_delimiter = ',', value_name = "URL")]
     etcd: Option<Vec<String>>,
+    /// User of etcd; its password is in a file or in ROOMRING_ETCD_PASSWORD [default: none]
+    #[arg(long, env = "ROOMRING_ETCD_USER", value_name = "NAME")]
+    etcd_user: Option<String>,
+    /// File with the password of etcd's user
+    #[arg(long, env = "ROOMRING_ETCD_PASSWORD_FILE", value_name = "PATH")]
+    etcd_password_file: Option<PathBuf>,
+    /// File with the certificates that etcd's own are signed by, in PEM; needed by https URLs
+    #[arg(long, env = "ROOMRING_ETCD_CA_FILE", value_name = "PATH")]
+    etcd_ca_file: Option<PathBuf>,
+    /// File with the certificate that etcd is shown, in PEM
+    #[arg(long, env = "ROOMRING_ETCD_CERTIFICATE_FILE", value_name = "PATH")]
+    etcd_certificate_file: Option<PathBuf>,
+    /// File with that certificate's key, in PEM
+    #[arg(long, env = "ROOMRING_ETCD_KEY_FILE", value_name = "PATH")]
+    etcd_key_file: Option<PathBuf>,
+    /// File with the certificates that those of the cluster's processes are signed by, in PEM: these then speak TLS with each other
+    #[arg(long, env = "ROOMRING_PEER_CA_FILE", value_name = "PATH")]
+    peer_ca_file: Option<PathBuf>,
+    /// File with this process's certificate for the others, in PEM; its name has to be `roomring`
+    #[arg(long, env = "ROOMRING_PEER_CERTIFICATE_FILE", value_name = "PATH")]
+    peer_certificate_file: Option<PathBuf>,
+    /// File with that certificate's key, in PEM
+    #[arg(long, env = "ROOMRING_PEER_KEY_FILE", value_name = "PATH")]
+    peer_key_file: Option<PathBuf>,
     /// Where clients connect [default: 127.0.0.1:8000]
     #[arg(long, env = "ROOMRING_HTTP", value_name = "HOST:PORT")]
     http: Option<String>,
@@ -165,6 +192,22 @@ pub struct Config {
     /// etcd's client URLs.
     #[serde(default = "etcd")]
     pub etcd: Vec<String>,
+    /// User of etcd.
+    pub etcd_user: Option<String>,
+    /// Where the password of etcd's user is.
+    pub etcd_password_file: Option<PathBuf>,
+    /// Where the certificates are that etcd's own are signed by.
+    pub etcd_ca_file: Option<PathBuf>,
+    /// Where the certificate is that etcd is shown.
+    pub etcd_certificate_file: Option<PathBuf>,
+    /// Where its key is.
+    pub etcd_key_file: Option<PathBuf>,
+    /// Where the certificates are that those of the cluster's processes are signed by.
+    pub peer_ca_file: Option<PathBuf>,
+    /// Where the certificate is that other processes are shown.
+    pub peer_certificate_file: Option<PathBuf>,
+    /// Where its key is.
+    pub peer_key_file: Option<PathBuf>,
     /// Where clients connect, host:port.
     #[serde(default = "http")]
     pub http: String,
@@ -312,6 +355,8 @@ impl Settings for Config {
             let known = url.starts_with("http://") || url.starts_with("https://");
             rule(known, "etcd", &format!("expected a URL such as http://127.0.0.1:2379, not {url:?}"))?;
         }
+        self.etcd_access().check(&self.etcd)?;
+        self.wire()?;
         host_port("http", &self.http)?;
         host_port("grpc", &self.grpc)?;
         host_port("admin", &self.admin)?;
@@ -367,6 +412,31 @@ impl Config {
     /// What holds in rooms.
     pub fn namespaces(&self) -> Namespaces {
         Namespaces::new(self.rooms.clone(), self.namespaces.clone())
+    }
+
+    /// How etcd lets this process in.
+    pub fn etcd_access(&self) -> EtcdAccess {
+        EtcdAccess {
+            user: self.etcd_user.clone(),
+            password_file: self.etcd_password_file.clone(),
+            tls: TlsFiles {
+                ca_file: self.etcd_ca_file.clone(),
+                certificate_file: self.etcd_certificate_file.clone(),
+                key_file: self.etcd_key_file.clone(),
+            },
+        }
+    }
+
+    /// How this process speaks with others of the cluster.
+    ///
+    /// # Errors
+    /// If a file is missing or can't be used.
+    pub fn wire(&self) -> Result<Wire, Invalid> {
+        Wire::new(&TlsFiles {
+            ca_file: self.peer_ca_file.clone(),
+            certificate_file: self.peer_certificate_file.clone(),
+            key_file: self.peer_key_file.clone(),
+        })
     }
 
     /// How clients are told apart, with the keys in [`Self::token_secret_file`] and [`Self::token_key_files`].

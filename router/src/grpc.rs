@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 use roomring_control::daemon::resident_bytes;
 use roomring_control::registry::RegistrationState;
 use roomring_control::view::ClusterView;
+use roomring_control::wire::Wire;
 use roomring_proto::v1::admin_server::{Admin, AdminServer};
 use roomring_proto::v1::edge_server::EdgeServer;
 use roomring_proto::{NodeId, v1};
@@ -13,7 +14,6 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status};
 use tonic_health::ServingStatus;
@@ -63,6 +63,7 @@ pub(crate) fn server(
     listener: TcpListener,
     admin: AdminService,
     edge: EdgeService,
+    wire: Wire,
     stop: CancellationToken,
 ) -> (Health, impl Future<Output = Result<(), ServerError>>) {
     let (reporter, health) = tonic_health::server::health_reporter();
@@ -74,7 +75,7 @@ pub(crate) fn server(
             .register_encoded_file_descriptor_set(v1::DESCRIPTORS)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
             .build_v1()?;
-        Server::builder()
+        wire.server()?
             .add_service(health)
             .add_service(reflection)
             .add_service(AdminServer::new(admin))

@@ -18,13 +18,14 @@ use roomring_control::metrics::Cluster;
 use roomring_control::placement::{Placement, Recent};
 use roomring_control::planner;
 use roomring_control::view::ClusterView;
+use roomring_control::wire::Wire;
 use roomring_proto::v1::admin_client::AdminClient;
 use roomring_proto::{Incarnation, NodeId, RoomId, limits, v1};
 use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 
 use crate::http::{App, query};
 use crate::hub::Hub;
@@ -45,8 +46,9 @@ const RECENT: usize = 30;
 const MOVES: usize = 100;
 
 /// Answers what the page asks.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Operator {
+    wire: Wire,
     asked: Mutex<Asked>,
 }
 
@@ -65,6 +67,10 @@ type Fallible<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 type Word<T> = Result<T, String>;
 
 impl Operator {
+    pub(crate) fn new(wire: Wire) -> Self {
+        Self { wire, asked: Mutex::default() }
+    }
+
     /// Answers a request that is neither for health nor for metrics.
     pub(crate) async fn answer(&self, app: &App<Hub>, cluster: &Cluster, request: AdminRequest) -> AdminAnswer {
         if request.uri().path() == "/api/order" {
@@ -94,7 +100,7 @@ impl Operator {
             let addresses: Vec<String> = addresses.cloned().collect();
             asked.channels.retain(|address, _| addresses.contains(address));
             for address in addresses {
-                if let Ok(client) = client(&address) {
+                if let Ok(client) = client(&self.wire, &address) {
                     asked.channels.entry(address).or_insert(client);
                 }
             }
@@ -125,7 +131,7 @@ impl Operator {
         let (mut found, mut load) = (Err("its node is not known".to_owned()), Value::Null);
         if let Some(member) = primary {
             let asked = async {
-                let mut client = client(&member.grpc_addr)?;
+                let mut client = client(&self.wire, &member.grpc_addr)?;
                 let request = v1::RoomsRequest { room: room.as_str().to_owned() };
                 let rooms = client.rooms(request).await?.into_inner().rooms;
                 let status = client.node_status(v1::NodeStatusRequest { slots: false }).await?.into_inner();
@@ -191,8 +197,8 @@ fn room_asked(query_text: Option<&str>) -> Result<RoomId, String> {
     RoomId::new(&name).map_err(|e| e.to_string())
 }
 
-fn client(address: &str) -> Fallible<AdminClient<Channel>> {
-    let endpoint = Endpoint::from_shared(format!("http://{address}"))?.connect_timeout(DEADLINE);
+fn client(wire: &Wire, address: &str) -> Fallible<AdminClient<Channel>> {
+    let endpoint = wire.endpoint(address)?.connect_timeout(DEADLINE);
     Ok(AdminClient::new(endpoint.connect_lazy()).max_decoding_message_size(limits::GRPC_MESSAGE_BYTES))
 }
 

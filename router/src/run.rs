@@ -12,6 +12,7 @@ use roomring_control::heartbeat::{HeartbeatConfig, Heartbeats, watch_address};
 use roomring_control::registry::{
     ConnectError, EtcdConfig, RegisterError, Registration, Registry, RouterSpec, Superseded,
 };
+use roomring_control::wire::Wire;
 use roomring_proto::NodeId;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
@@ -138,6 +139,7 @@ pub async fn run(config: Config, stop: CancellationToken, ready: oneshot::Sender
         (Some(address), Some(tls)) => Some((bind("https", address).await?, tls.clone())),
         _ => None,
     };
+    let wire = config.wire()?;
     let grpc = bind("grpc", &config.grpc).await?;
     let watch = match &config.watch_listen {
         Some(address) => bind("watch_listen", address).await?,
@@ -162,7 +164,7 @@ pub async fn run(config: Config, stop: CancellationToken, ready: oneshot::Sender
         proxy,
         guards: Arc::new(guards),
     }));
-    let site = Arc::new(RouterSite::new(app.clone()));
+    let site = Arc::new(RouterSite::new(app.clone(), wire.clone()));
     let metrics = RouterMetrics(site.clone(), webhook.clone());
     // From now on: whoever waits for etcd is asked how it is, too.
     let _admin = admin.into_std().and_then(|admin| Admin::start(admin, site.clone(), metrics)).map_err(Error::Admin)?;
@@ -180,6 +182,7 @@ pub async fn run(config: Config, stop: CancellationToken, ready: oneshot::Sender
         grpc,
         admin.clone(),
         EdgeService { roster: roster.clone(), emulated: app.emulated.clone() },
+        wire.clone(),
         grpc_stop.clone(),
     );
     let mut grpc = tokio::spawn(grpc);
@@ -191,7 +194,7 @@ pub async fn run(config: Config, stop: CancellationToken, ready: oneshot::Sender
     });
     let mut parts = Parts { webhook: telling, ..Parts::default() };
     let lived = tokio::select! {
-        lived = live(&config, (&bound, watch), &app, (&admin, &site), &mut parts, || health.serve(), ready) => lived,
+        lived = live((&config, &wire), (&bound, watch), &app, (&admin, &site), &mut parts, || health.serve(), ready) => lived,
         served = &mut grpc => served.unwrap_or(Ok(())).map_err(Error::from).and(Err(Error::Ended("the gRPC server"))),
         () = stop.cancelled() => Ok(()),
     };
@@ -267,7 +270,7 @@ impl Parts {
 
 /// Brings the router up and returns when a part of it has failed.
 async fn live<F: Future<Output = ()>>(
-    config: &Config,
+    (config, wire): (&Config, &Wire),
     (bound, watch): (&Ready, TcpListener),
     app: &App<Hub>,
     (admin, site): (&AdminService, &RouterSite),
@@ -275,7 +278,12 @@ async fn live<F: Future<Output = ()>>(
     serving: impl Fn() -> F,
     ready: oneshot::Sender<Ready>,
 ) -> Result<(), Error> {
-    let etcd = EtcdConfig { urls: config.etcd.clone(), cluster: config.cluster.clone(), lease_ttl: config.lease_ttl.0 };
+    let etcd = EtcdConfig {
+        urls: config.etcd.clone(),
+        access: config.etcd_access(),
+        cluster: config.cluster.clone(),
+        lease_ttl: config.lease_ttl.0,
+    };
     let registry = parts.registry.insert(Registry::connect(etcd, CancellationToken::new()).await?);
 
     site.cluster.follow(registry.view());
@@ -293,6 +301,7 @@ async fn live<F: Future<Output = ()>>(
         cluster: config.cluster.clone(),
         id: config.id.clone(),
         me: registration.incarnation(),
+        wire: wire.clone(),
         timing: Timing::default(),
     };
     // A router is asked what it hears; it decides nothing, and nobody listens to it.
@@ -316,13 +325,14 @@ async fn live<F: Future<Output = ()>>(
     if is_known.await.is_err() {
         return Err(Error::Ended("the watch of denials"));
     }
-    app.set_cluster(Cluster::new(config.id.clone(), registry.clone(), roster));
+    app.set_cluster(Cluster::new(config.id.clone(), registry.clone(), roster, wire.clone()));
 
     app.set_readiness(Readiness::Starting("waiting for a placement"));
     let hub = parts.hub.insert(Hub::start(
         HubConfig {
             cluster: config.cluster.clone(),
             router_id: config.id.clone(),
+            wire: wire.clone(),
             registration: registration.state(),
             publish_deadline: config.publish_deadline.0,
             namespaces: Arc::new(config.namespaces()),

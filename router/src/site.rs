@@ -4,6 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use roomring_control::daemon::admin::{AdminRequest, Answering, Site};
 use roomring_control::metrics::Cluster;
+use roomring_control::wire::Wire;
 
 use crate::http::{App, Readiness};
 use crate::hub::Hub;
@@ -19,8 +20,8 @@ pub(crate) struct RouterSite {
 }
 
 impl RouterSite {
-    pub(crate) fn new(app: Arc<App<Hub>>) -> Self {
-        Self { app, cluster: Cluster::default(), hub: OnceLock::new(), operator: Operator::default() }
+    pub(crate) fn new(app: Arc<App<Hub>>, wire: Wire) -> Self {
+        Self { app, cluster: Cluster::default(), hub: OnceLock::new(), operator: Operator::new(wire) }
     }
 
     /// The hub has started. Only the first call counts.

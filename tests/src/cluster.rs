@@ -9,10 +9,13 @@ use nix::sys::signal::Signal;
 use prost::Message;
 use roomring_control::placement::RingParams;
 use roomring_control::ring::{Ring, RingNode};
+use roomring_control::tls::TlsFiles;
+use roomring_control::wire::{self, Wire};
 use roomring_proto::keys::Keys;
 use roomring_proto::v1::admin_client::AdminClient;
 use roomring_proto::{NodeId, RoomId, v1};
 
+use crate::authority::Authority;
 use crate::etcd::Etcd;
 use crate::expect::{eventually, within};
 use crate::net::{Net, Ports};
@@ -49,6 +52,8 @@ pub struct Options {
     pub lease_ttl: &'static str,
     /// The processes find each other and etcd over a network that can be cut: [`Cluster::net`].
     pub net: bool,
+    /// Its etcd lets in only whoever has a certificate and a password, and its processes only those with a certificate.
+    pub secured: bool,
     /// Slots may be moved where the load wants them: away from where the ring does, which [`Cluster::settled`] waits for.
     pub rebalancing: bool,
     /// Routers believe clients' names.
@@ -73,6 +78,7 @@ impl Default for Options {
             fence_after: "2s",
             lease_ttl: "2s",
             net: false,
+            secured: false,
             rebalancing: false,
             insecure_names: true,
             node_flags: Vec::new(),
@@ -115,6 +121,8 @@ pub struct Cluster {
     pub routers: BTreeMap<String, Router>,
     /// Its etcd.
     pub etcd: Etcd,
+    /// Signs the processes' certificates for each other.
+    authority: Option<Authority>,
     net: Option<Net>,
     dir: tempfile::TempDir,
     // Last: the turn ends when all the rest has.
@@ -137,9 +145,11 @@ impl Cluster {
     pub fn prepare(options: Options) -> Self {
         let turn = Turn::wait(options.weight);
         let dir = tempfile::Builder::new().prefix("roomring-test-").tempdir().expect("a temporary directory");
-        let etcd = Etcd::reserve(dir.path());
+        let etcd = if options.secured { Etcd::reserve_secured(dir.path()) } else { Etcd::reserve(dir.path()) };
         let net = options.net.then(|| Net::new(etcd.address()));
-        Self { options, nodes: BTreeMap::new(), routers: BTreeMap::new(), etcd, net, dir, _turn: turn }
+        let authority = options.secured.then(|| Authority::new(&dir.path().join("peers")));
+        authority.iter().for_each(|authority| authority.issue("process", &[wire::NAME]));
+        Self { options, nodes: BTreeMap::new(), routers: BTreeMap::new(), etcd, authority, net, dir, _turn: turn }
     }
 
     /// Starts the nodes and routers that the options name, and waits until the cluster has settled.
@@ -261,7 +271,13 @@ impl Cluster {
     fn common_args(&self, id: &str) -> Vec<String> {
         let etcd = self.ports(id).map_or_else(|| self.etcd.url().to_owned(), Net::etcd_url);
         let args = ["--id", id, "--etcd", &etcd, "--lease-ttl", self.options.lease_ttl, "--log", "info"];
-        args.map(String::from).into()
+        args.map(String::from).into_iter().chain(self.access_flags()).collect()
+    }
+
+    /// The flags with which a process is let in by etcd and by the others.
+    pub fn access_flags(&self) -> Vec<String> {
+        let peers = self.authority.iter().flat_map(|authority| authority.flags("peer", "process"));
+        self.etcd.access_flags().into_iter().chain(peers).collect()
     }
 
     /// The network between the processes.
@@ -338,7 +354,9 @@ impl Cluster {
     /// Runs a verb of `roomctl` on this cluster.
     pub async fn roomctl(&self, args: &[&str]) -> Ran {
         let mut all = args.to_vec();
+        let access = self.access_flags();
         all.extend(["--etcd", self.etcd.url()]);
+        all.extend(access.iter().map(String::as_str));
         run(&binary("roomctl"), &all, COMMAND).await
     }
 
@@ -444,22 +462,29 @@ impl Cluster {
 
     /// What a node says of itself.
     pub async fn node_status(&self, id: &str) -> v1::NodeStatusReply {
-        let mut client = admin(self.node(id).grpc).await;
+        let mut client = self.admin(self.node(id).grpc).await;
         let reply = within("a node's status", ADMIN, client.node_status(v1::NodeStatusRequest { slots: true })).await;
         reply.unwrap_or_else(|e| panic!("status of {id}: {e}")).into_inner()
     }
 
     /// What a router says of itself.
     pub async fn router_status(&self, id: &str) -> v1::RouterStatusReply {
-        let mut client = admin(self.routers[id].grpc).await;
+        let mut client = self.admin(self.routers[id].grpc).await;
         let reply = within("a router's status", ADMIN, client.router_status(v1::RouterStatusRequest {})).await;
         reply.unwrap_or_else(|e| panic!("status of {id}: {e}")).into_inner()
     }
-}
 
-async fn admin(address: SocketAddr) -> AdminClient<tonic::transport::Channel> {
-    let connecting = AdminClient::connect(format!("http://{address}"));
-    within("the admin service", ADMIN, connecting).await.unwrap_or_else(|e| panic!("admin of {address}: {e}"))
+    async fn admin(&self, address: SocketAddr) -> AdminClient<tonic::transport::Channel> {
+        let files = self.authority.as_ref().map(|authority| TlsFiles {
+            ca_file: Some(authority.file("ca.pem")),
+            certificate_file: Some(authority.file("process.pem")),
+            key_file: Some(authority.file("process-key.pem")),
+        });
+        let wire = Wire::new(&files.unwrap_or_default()).expect("files of ours");
+        let endpoint = wire.endpoint(&address.to_string()).expect("an address");
+        let channel = within("the admin service", ADMIN, endpoint.connect()).await;
+        AdminClient::new(channel.unwrap_or_else(|e| panic!("admin of {address}: {e}")))
+    }
 }
 
 /// Keys of the cluster that every test uses: each has an etcd of its own.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use etcd_client::{Client, WatchOptions};
+use etcd_client::{Client, ConnectOptions, WatchOptions};
 use prost::Message;
 use roomring_proto::{NodeId, v1};
 
@@ -50,12 +50,13 @@ impl Follow {
         let (latest_to, latest) = watch::channel(first.clone());
         let (news_to, news) = mpsc::channel(NEWS);
         let url = cluster.etcd.url().to_owned();
+        let access = cluster.etcd.let_in(ConnectOptions::new());
         let task = tokio::spawn(async move {
             let mut known = first;
             let mut from = 1;
             loop {
                 // Also after etcd was restarted.
-                let Ok(Ok(mut stream)) = timeout(ANSWER, watch_from(&url, &key, from)).await else {
+                let Ok(Ok(mut stream)) = timeout(ANSWER, watch_from(&url, &access, &key, from)).await else {
                     sleep(AGAIN).await;
                     continue;
                 };
@@ -112,8 +113,13 @@ impl Drop for Follow {
     }
 }
 
-async fn watch_from(url: &str, key: &str, revision: i64) -> Result<etcd_client::WatchStream, etcd_client::Error> {
-    let mut client = Client::connect([url], None).await?;
+async fn watch_from(
+    url: &str,
+    access: &ConnectOptions,
+    key: &str,
+    revision: i64,
+) -> Result<etcd_client::WatchStream, etcd_client::Error> {
+    let mut client = Client::connect([url], Some(access.clone())).await?;
     // What is older than the placement known is skipped by the reader. Much history at once is more than one message may hold.
     client.watch(key, Some(WatchOptions::new().with_start_revision(revision).with_fragment())).await
 }

@@ -5,6 +5,7 @@
 //! taken effect, and everything that was started ends with the value that started it.
 
 mod answerer;
+mod authority;
 pub mod checker;
 mod chrome;
 mod client;
@@ -34,6 +35,7 @@ mod turn;
 mod visitor;
 
 pub use answerer::Answerer;
+pub use authority::Authority;
 pub use chrome::{Chrome, Page};
 pub use client::{Client, Closed, Error, Event, Member, RoomLog};
 pub use cluster::{ANYONE_PUBLISHES, Cluster, Node, Options, Router, holder, primary, write};

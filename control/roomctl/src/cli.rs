@@ -1,11 +1,15 @@
 //! The command line.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use roomring_control::daemon::Span;
 use roomring_control::placement::WEIGHT;
+use roomring_control::registry::EtcdAccess;
+use roomring_control::tls::TlsFiles;
+use roomring_control::wire::Wire;
 use roomring_proto::{NodeId, RoomId};
 
 use crate::output::Format;
@@ -72,9 +76,81 @@ pub(crate) struct Target {
     #[arg(long, env = "ROOMRING_ETCD", value_name = "URL,...", value_delimiter = ',')]
     #[arg(default_value = "http://127.0.0.1:2379", value_parser = etcd_url)]
     pub(crate) etcd: Vec<String>,
+    #[command(flatten)]
+    pub(crate) access: Access,
     /// Name of the cluster
     #[arg(long, env = "ROOMRING_CLUSTER", value_name = "NAME", default_value = "roomring")]
     pub(crate) cluster: NodeId,
+}
+
+/// How etcd, nodes and routers let us in.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct Access {
+    /// User of etcd; its password is in a file or in ROOMRING_ETCD_PASSWORD
+    #[arg(long, env = "ROOMRING_ETCD_USER", value_name = "NAME")]
+    etcd_user: Option<String>,
+    /// File with the password of etcd's user
+    #[arg(long, env = "ROOMRING_ETCD_PASSWORD_FILE", value_name = "PATH")]
+    etcd_password_file: Option<PathBuf>,
+    /// File with the certificates that etcd's own are signed by, in PEM; needed by https URLs
+    #[arg(long, env = "ROOMRING_ETCD_CA_FILE", value_name = "PATH")]
+    etcd_ca_file: Option<PathBuf>,
+    /// File with the certificate that etcd is shown, in PEM
+    #[arg(long, env = "ROOMRING_ETCD_CERTIFICATE_FILE", value_name = "PATH")]
+    etcd_certificate_file: Option<PathBuf>,
+    /// File with that certificate's key, in PEM
+    #[arg(long, env = "ROOMRING_ETCD_KEY_FILE", value_name = "PATH")]
+    etcd_key_file: Option<PathBuf>,
+    /// File with the certificates that those of nodes and routers are signed by, in PEM: they are then asked within TLS
+    #[arg(long, env = "ROOMRING_PEER_CA_FILE", value_name = "PATH")]
+    peer_ca_file: Option<PathBuf>,
+    /// File with the certificate that nodes and routers are shown, in PEM
+    #[arg(long, env = "ROOMRING_PEER_CERTIFICATE_FILE", value_name = "PATH")]
+    peer_certificate_file: Option<PathBuf>,
+    /// File with that certificate's key, in PEM
+    #[arg(long, env = "ROOMRING_PEER_KEY_FILE", value_name = "PATH")]
+    peer_key_file: Option<PathBuf>,
+}
+
+impl Access {
+    /// As flags of a node or a router, which have the same names.
+    pub(crate) fn flags(&self) -> Vec<OsString> {
+        let files = [
+            ("--etcd-password-file", &self.etcd_password_file),
+            ("--etcd-ca-file", &self.etcd_ca_file),
+            ("--etcd-certificate-file", &self.etcd_certificate_file),
+            ("--etcd-key-file", &self.etcd_key_file),
+            ("--peer-ca-file", &self.peer_ca_file),
+            ("--peer-certificate-file", &self.peer_certificate_file),
+            ("--peer-key-file", &self.peer_key_file),
+        ];
+        let files = files.into_iter().filter_map(|(flag, file)| Some((flag, file.as_ref()?.into())));
+        let user = self.etcd_user.iter().map(|user| ("--etcd-user", user.into()));
+        user.chain(files).flat_map(|(flag, value)| [flag.into(), value]).collect()
+    }
+
+    /// To etcd.
+    pub(crate) fn etcd(&self) -> EtcdAccess {
+        EtcdAccess {
+            user: self.etcd_user.clone(),
+            password_file: self.etcd_password_file.clone(),
+            tls: TlsFiles {
+                ca_file: self.etcd_ca_file.clone(),
+                certificate_file: self.etcd_certificate_file.clone(),
+                key_file: self.etcd_key_file.clone(),
+            },
+        }
+    }
+
+    /// To nodes and routers.
+    pub(crate) fn wire(&self) -> Result<Wire, Usage> {
+        let files = TlsFiles {
+            ca_file: self.peer_ca_file.clone(),
+            certificate_file: self.peer_certificate_file.clone(),
+            key_file: self.peer_key_file.clone(),
+        };
+        Wire::new(&files).map_err(|e| Usage(e.to_string()))
+    }
 }
 
 #[derive(Debug, Args)]
@@ -274,6 +350,8 @@ pub(crate) struct DevArgs {
     /// URLs of an etcd to use, separated by commas; without it one is served from memory
     #[arg(long, env = "ROOMRING_ETCD", value_name = "URL,...", value_delimiter = ',', value_parser = etcd_url)]
     pub(crate) etcd: Vec<String>,
+    #[command(flatten)]
+    pub(crate) access: Access,
     /// Name of the cluster
     #[arg(long, env = "ROOMRING_CLUSTER", value_name = "NAME", default_value = "roomring")]
     pub(crate) cluster: NodeId,
@@ -301,7 +379,7 @@ pub(crate) struct LaunchArgs {
     pub(crate) parent: i32,
     /// The program and its arguments
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
-    pub(crate) command: Vec<std::ffi::OsString>,
+    pub(crate) command: Vec<OsString>,
 }
 
 /// How a verb that could say what was asked went.
@@ -331,7 +409,8 @@ pub(crate) struct Refused(pub(crate) String);
 pub(crate) struct Conflict(pub(crate) String);
 
 fn etcd_url(url: &str) -> Result<String, String> {
-    let host = url.strip_prefix("http://").map(|rest| rest.trim_end_matches('/'));
+    let host =
+        url.strip_prefix("http://").or_else(|| url.strip_prefix("https://")).map(|rest| rest.trim_end_matches('/'));
     match host.and_then(|h| h.rsplit_once(':')) {
         Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => Ok(url.to_owned()),
         _ => Err("expected a URL such as http://127.0.0.1:2379".to_owned()),
@@ -352,7 +431,8 @@ mod tests {
     fn etcd_urls_are_checked() {
         assert!(etcd_url("http://127.0.0.1:2379").is_ok());
         assert!(etcd_url("http://[::1]:2379/").is_ok());
-        for bad in ["", "127.0.0.1:2379", "http://", "http://:1", "http://host", "http://host:70000", "https://a:1"] {
+        assert!(etcd_url("https://etcd:2379").is_ok());
+        for bad in ["", "127.0.0.1:2379", "http://", "http://:1", "http://host", "http://host:70000", "ftp://a:1"] {
             assert!(etcd_url(bad).is_err(), "{bad}");
         }
     }

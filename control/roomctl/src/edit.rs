@@ -54,7 +54,7 @@ pub(crate) async fn update<T, E>(
 ) -> anyhow::Result<Result<T, E>> {
     let target = &args.common.target;
     let write = async {
-        let store = IntentsStore::open(&target.etcd, &target.cluster).await?;
+        let store = IntentsStore::open(&target.etcd, target.access.etcd(), &target.cluster)?;
         store.update(change).await
     };
     let written = tokio::time::timeout(DEADLINE, write).await;

@@ -79,7 +79,7 @@ pub(crate) async fn run(args: Common) -> anyhow::Result<Outcome> {
 pub(crate) async fn rows(snapshot: &Snapshot) -> Vec<Row> {
     let nodes = health::nodes(snapshot);
     let addrs: Vec<&str> = nodes.iter().map(|n| n.addr.as_str()).collect();
-    let answers = probe::nodes(&addrs, false).await;
+    let answers = probe::nodes(&snapshot.wire, &addrs, false).await;
     let row = |(node, answer): (health::Node, probe::Answer<_>)| {
         // Another process may answer at the address of one that is gone.
         let answer = answer.and_then(|a: roomring_proto::v1::NodeStatusReply| {

@@ -64,7 +64,7 @@ pub(crate) async fn unpin(args: UnpinArgs) -> anyhow::Result<Outcome> {
 async fn rooms_in(snapshot: &Snapshot, slot: SlotId) -> Option<u64> {
     let (incarnation, _) = snapshot.placement.as_ref()?.primary_of(slot)?;
     let (_, node) = snapshot.registered(incarnation)?;
-    let answer = probe::nodes(&[&node.grpc_addr], true).await.pop()?.ok()?;
+    let answer = probe::nodes(&snapshot.wire, &[&node.grpc_addr], true).await.pop()?.ok()?;
     let status = answer.slots.iter().find(|s| s.slot == slot.0).filter(|_| answer.incarnation == incarnation.0)?;
     Some(status.rooms)
 }

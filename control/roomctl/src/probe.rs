@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use anyhow::Context;
 use futures_util::future::join_all;
+use roomring_control::wire::Wire;
 use roomring_proto::v1;
 use roomring_proto::v1::admin_client::AdminClient;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 
 use crate::snapshot::root;
 
@@ -17,31 +18,32 @@ const DEADLINE: Duration = Duration::from_secs(1);
 pub(crate) type Answer<T> = Result<T, String>;
 
 /// Asks every node at `addrs` at once, in their order.
-pub(crate) async fn nodes(addrs: &[&str], slots: bool) -> Vec<Answer<v1::NodeStatusReply>> {
+pub(crate) async fn nodes(wire: &Wire, addrs: &[&str], slots: bool) -> Vec<Answer<v1::NodeStatusReply>> {
     let ask = |addr: String| async move {
         let request = v1::NodeStatusRequest { slots };
-        Ok(connect(&addr).await?.node_status(request).await?.into_inner())
+        Ok(connect(wire, &addr).await?.node_status(request).await?.into_inner())
     };
     join_all(addrs.iter().map(|addr| within_deadline(ask((*addr).to_owned())))).await
 }
 
 /// Asks every node at `addrs` at once for its rooms, in their order.
-pub(crate) async fn rooms(addrs: &[&str]) -> Vec<Answer<v1::RoomsReply>> {
-    let ask =
-        |addr: String| async move { Ok(connect(&addr).await?.rooms(v1::RoomsRequest::default()).await?.into_inner()) };
-    join_all(addrs.iter().map(|addr| within_deadline(ask((*addr).to_owned())))).await
-}
-
-/// Asks every router at `addrs` at once, in their order.
-pub(crate) async fn routers(addrs: &[&str]) -> Vec<Answer<v1::RouterStatusReply>> {
+pub(crate) async fn rooms(wire: &Wire, addrs: &[&str]) -> Vec<Answer<v1::RoomsReply>> {
     let ask = |addr: String| async move {
-        Ok(connect(&addr).await?.router_status(v1::RouterStatusRequest {}).await?.into_inner())
+        Ok(connect(wire, &addr).await?.rooms(v1::RoomsRequest::default()).await?.into_inner())
     };
     join_all(addrs.iter().map(|addr| within_deadline(ask((*addr).to_owned())))).await
 }
 
-async fn connect(addr: &str) -> anyhow::Result<AdminClient<Channel>> {
-    let endpoint = Endpoint::from_shared(format!("http://{addr}")).context("bad address")?;
+/// Asks every router at `addrs` at once, in their order.
+pub(crate) async fn routers(wire: &Wire, addrs: &[&str]) -> Vec<Answer<v1::RouterStatusReply>> {
+    let ask = |addr: String| async move {
+        Ok(connect(wire, &addr).await?.router_status(v1::RouterStatusRequest {}).await?.into_inner())
+    };
+    join_all(addrs.iter().map(|addr| within_deadline(ask((*addr).to_owned())))).await
+}
+
+async fn connect(wire: &Wire, addr: &str) -> anyhow::Result<AdminClient<Channel>> {
+    let endpoint = wire.endpoint(addr).context("bad address")?;
     Ok(AdminClient::new(endpoint.connect().await?)
         .max_decoding_message_size(roomring_proto::limits::GRPC_MESSAGE_BYTES))
 }
@@ -66,7 +68,7 @@ mod tests {
         // Bound and never accepted: connects, never answers.
         let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let silent_addr = silent.local_addr().unwrap().to_string();
-        let answers = nodes(&["127.0.0.1:1", &silent_addr, "not an address"], false).await;
+        let answers = nodes(&Wire::default(), &["127.0.0.1:1", &silent_addr, "not an address"], false).await;
         let texts: Vec<String> = answers.into_iter().map(|a| a.unwrap_err()).collect();
         assert!(texts[0].contains("refused"), "{texts:?}");
         assert_eq!(texts[1], "no answer within 1s");

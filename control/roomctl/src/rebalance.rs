@@ -122,7 +122,7 @@ pub(crate) async fn run(args: RebalanceArgs) -> anyhow::Result<Outcome> {
 /// What every registered node says that it does.
 pub(crate) async fn loads(snapshot: &Snapshot) -> BTreeMap<Incarnation, NodeLoad> {
     let addrs: Vec<&str> = snapshot.nodes.values().map(|n| n.grpc_addr.as_str()).collect();
-    let answers = probe::nodes(&addrs, false).await.into_iter().flatten();
+    let answers = probe::nodes(&snapshot.wire, &addrs, false).await.into_iter().flatten();
     let load = |a: roomring_proto::v1::NodeStatusReply| Some((Incarnation(a.incarnation), NodeLoad::read(&a.load?)));
     answers.filter_map(load).collect()
 }

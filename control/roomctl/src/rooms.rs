@@ -41,10 +41,10 @@ pub(crate) async fn run(args: RoomsArgs) -> anyhow::Result<Outcome> {
     }
     let addrs: Vec<&str> = nodes.iter().map(|(_, addr)| *addr).collect();
     let started = Instant::now();
-    let first = probe::rooms(&addrs).await;
+    let first = probe::rooms(&snapshot.wire, &addrs).await;
     tokio::time::sleep(COUNTED).await;
     let over = started.elapsed().as_secs_f64();
-    let second = probe::rooms(&addrs).await;
+    let second = probe::rooms(&snapshot.wire, &addrs).await;
 
     let mut before = BTreeMap::new();
     for room in first.into_iter().flatten().flat_map(|reply| reply.rooms) {

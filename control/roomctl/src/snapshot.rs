@@ -8,11 +8,13 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use etcd_client::{Client, ConnectOptions, GetOptions, KeyValue};
 use roomring_control::placement::Placement;
+use roomring_control::registry::EtcdAccess;
 use roomring_control::view::{ClusterView, Intents, NodeEntry, RouterEntry};
+use roomring_control::wire::Wire;
 use roomring_proto::keys::Keys;
 use roomring_proto::{Incarnation, NodeId, limits};
 
-use crate::cli::Target;
+use crate::cli::{Target, Usage};
 
 /// How long one etcd may take to answer before the next is asked.
 const DEADLINE: Duration = Duration::from_secs(3);
@@ -26,16 +28,21 @@ pub(crate) struct Snapshot {
     pub(crate) placement: Option<Placement>,
     /// Keys whose values can't be read, and why.
     pub(crate) unreadable: Vec<String>,
+    /// How nodes and routers are asked for more.
+    pub(crate) wire: Wire,
 }
 
 impl Snapshot {
     /// Reads from the first etcd that answers.
     pub(crate) async fn read(target: &Target) -> anyhow::Result<Self> {
         let keys = Keys::new(&target.cluster);
+        let access = target.access.etcd();
+        access.check(&target.etcd).map_err(|e| Usage(e.to_string()))?;
+        let wire = target.access.wire()?;
         let mut failures = Vec::new();
         for url in &target.etcd {
-            match tokio::time::timeout(DEADLINE, fetch(url, keys.prefix())).await {
-                Ok(Ok(kvs)) => return Ok(Self::decode(&keys, &kvs)),
+            match tokio::time::timeout(DEADLINE, fetch(url, &access, keys.prefix())).await {
+                Ok(Ok(kvs)) => return Ok(Self { wire, ..Self::decode(&keys, &kvs) }),
                 Ok(Err(e)) => failures.push(format!("{url}: {}", root(&e))),
                 Err(_) => failures.push(format!("{url}: no answer within {}s", DEADLINE.as_secs())),
             }
@@ -101,8 +108,9 @@ impl Snapshot {
     }
 }
 
-async fn fetch(url: &str, prefix: &str) -> anyhow::Result<Vec<KeyValue>> {
-    let client = Client::connect([url], Some(ConnectOptions::new().with_connect_timeout(DEADLINE))).await?;
+async fn fetch(url: &str, access: &EtcdAccess, prefix: &str) -> anyhow::Result<Vec<KeyValue>> {
+    let options = access.apply(ConnectOptions::new().with_connect_timeout(DEADLINE))?;
+    let client = Client::connect([url], Some(options)).await?;
     let mut kv = client.kv_client().max_decoding_message_size(limits::GRPC_MESSAGE_BYTES);
     Ok(kv.get(prefix, Some(GetOptions::new().with_prefix())).await?.take_kvs())
 }

@@ -196,7 +196,7 @@ fn evictions(placement: &Placement) -> Vec<EvictionRow> {
 
 async fn routers(snapshot: &Snapshot) -> Vec<RouterRow> {
     let addrs: Vec<&str> = snapshot.routers.values().map(|r| r.grpc_addr.as_str()).collect();
-    let answers = probe::routers(&addrs).await;
+    let answers = probe::routers(&snapshot.wire, &addrs).await;
     let row = |((id, router), answer): (
         (&roomring_proto::NodeId, &roomring_control::view::RouterEntry),
         probe::Answer<roomring_proto::v1::RouterStatusReply>,

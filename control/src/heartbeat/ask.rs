@@ -8,7 +8,7 @@ use rand::seq::IteratorRandom;
 use roomring_proto::v1::watch_client::WatchClient;
 use roomring_proto::{Incarnation, v1};
 use tokio::time::timeout;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 
 use super::Shared;
 use crate::detector::Event;
@@ -50,7 +50,7 @@ impl Asker {
             let channel = match self.channels.get(&addr) {
                 Some(channel) => channel.clone(),
                 None => {
-                    let Ok(endpoint) = Endpoint::from_shared(format!("http://{addr}")) else { continue };
+                    let Ok(endpoint) = self.shared.config.wire.endpoint(&addr) else { continue };
                     let channel = endpoint.connect_timeout(DEADLINE).tcp_nodelay(true).connect_lazy();
                     self.channels.entry(addr).or_insert(channel).clone()
                 }

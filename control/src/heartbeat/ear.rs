@@ -10,7 +10,6 @@ use roomring_proto::{Incarnation, LINK_VERSION, v1};
 use tokio::time::timeout;
 use tokio_util::sync::DropGuard;
 use tonic::Status;
-use tonic::transport::Endpoint;
 
 use super::Shared;
 use crate::clock::Time;
@@ -106,7 +105,7 @@ impl Ear {
     }
 
     async fn listen(&self, heard: &mut bool) -> End {
-        let endpoint = match Endpoint::from_shared(format!("http://{}", self.addr)) {
+        let endpoint = match self.shared.config.wire.endpoint(&self.addr) {
             Ok(endpoint) => endpoint.connect_timeout(OPEN_DEADLINE).tcp_nodelay(true),
             Err(e) => return End::Broken(format!("address {:?}: {e}", self.addr)),
         };

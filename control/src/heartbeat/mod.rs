@@ -26,6 +26,7 @@ use crate::detector::{Detector, Effect, Event, Evidence, LOOK, Timing};
 use crate::load::{Loads, NodeLoad, SAMPLE};
 use crate::placement::Placement;
 use crate::view::ClusterView;
+use crate::wire::Wire;
 use ask::Asker;
 use ear::Ears;
 use service::WatchService;
@@ -51,6 +52,8 @@ pub struct HeartbeatConfig {
     pub id: NodeId,
     /// This process.
     pub me: Incarnation,
+    /// How it speaks with the others.
+    pub wire: Wire,
     /// What counts as silence.
     pub timing: Timing,
 }

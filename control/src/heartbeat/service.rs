@@ -11,7 +11,6 @@ use roomring_proto::{Incarnation, LINK_VERSION, v1};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
-use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status};
 
@@ -53,7 +52,10 @@ impl WatchService {
     }
 
     pub(super) async fn serve(self, listener: TcpListener) -> Result<(), tonic::transport::Error> {
-        Server::builder()
+        self.shared
+            .config
+            .wire
+            .server()?
             .http2_keepalive_interval(Some(PROBE))
             .http2_keepalive_timeout(Some(PROBE))
             .add_service(WatchServer::new(self))

@@ -10,6 +10,7 @@ use crate::load::Load;
 use crate::placement::fixtures::placement;
 use crate::placement::{Cause, Member};
 use crate::view::RouterEntry;
+use crate::wire::Wire;
 
 /// Far more than anything here takes.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -43,7 +44,13 @@ fn cluster(nodes: u64, routers: u64) -> (Vec<Process>, watch::Sender<ClusterView
     let start = |(index, listener): (usize, TcpListener)| {
         let me = Incarnation(index as u64 + 1);
         let id = NodeId::new(&format!("p{index}")).unwrap();
-        let config = HeartbeatConfig { cluster: NodeId::new("test").unwrap(), id, me, timing: Timing::default() };
+        let config = HeartbeatConfig {
+            cluster: NodeId::new("test").unwrap(),
+            id,
+            me,
+            wire: Wire::default(),
+            timing: Timing::default(),
+        };
         let stuck_ms = Arc::new(AtomicU64::new(0));
         let stuck = Arc::clone(&stuck_ms);
         let worker_age = move || {
@@ -134,6 +141,7 @@ async fn those_of_another_cluster_are_not_heard() {
         cluster: NodeId::new("other").unwrap(),
         id: NodeId::new("x").unwrap(),
         me: Incarnation(3),
+        wire: Wire::default(),
         timing: Timing::default(),
     };
     let _other = Heartbeats::start(listener, other, views.subscribe(), || Duration::ZERO, None).unwrap();

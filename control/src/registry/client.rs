@@ -7,6 +7,10 @@ use std::time::Duration;
 
 use etcd_client::{Client, ConnectOptions, Error};
 use roomring_proto::limits::GRPC_MESSAGE_BYTES;
+use tokio::sync::Mutex;
+use tonic::transport::Endpoint;
+
+use super::access::EtcdAccess;
 
 /// How long one request may take. A healthy etcd answers in milliseconds; a new leader is elected within about a second.
 pub(super) const REQUEST_DEADLINE: Duration = Duration::from_secs(2);
@@ -36,12 +40,14 @@ impl EtcdError {
 #[derive(Debug)]
 pub(super) struct Etcd {
     servers: Vec<Server>,
+    access: EtcdAccess,
     current: AtomicUsize,
 }
 
 struct Server {
     url: String,
-    client: Client,
+    /// `None` until it is asked, and again after it failed: then files and password may have changed.
+    client: Mutex<Option<Client>>,
 }
 
 impl std::fmt::Debug for Server {
@@ -52,22 +58,15 @@ impl std::fmt::Debug for Server {
 
 impl Etcd {
     /// Checks the URLs; connects on first use.
-    pub(super) async fn new(urls: &[String]) -> Result<Self, EtcdError> {
-        let mut servers = Vec::new();
-        for url in urls {
-            let options = ConnectOptions::new()
-                .with_connect_timeout(REQUEST_DEADLINE)
-                .with_keep_alive(KEEP_ALIVE, KEEP_ALIVE)
-                .with_keep_alive_while_idle(true)
-                // A member cut off from the others ends its watches instead of going quiet.
-                .with_require_leader(true);
-            let client = Client::connect([url], Some(options)).await.map_err(|e| failure(url, &e))?;
-            servers.push(Server { url: url.clone(), client });
-        }
-        if servers.is_empty() {
+    pub(super) fn new(urls: &[String], access: EtcdAccess) -> Result<Self, EtcdError> {
+        if urls.is_empty() {
             return Err(EtcdError::new("(none)", "no URL given"));
         }
-        Ok(Self { servers, current: AtomicUsize::new(0) })
+        let server = |url: &String| match Endpoint::from_shared(url.clone()) {
+            Ok(_) => Ok(Server { url: url.clone(), client: Mutex::default() }),
+            Err(e) => Err(EtcdError::new(url, e.to_string())),
+        };
+        Ok(Self { servers: urls.iter().map(server).collect::<Result<_, _>>()?, access, current: AtomicUsize::new(0) })
     }
 
     /// The server that the next request goes to.
@@ -82,18 +81,33 @@ impl Etcd {
         Fut: Future<Output = Result<T, Error>>,
     {
         let (index, server) = self.server();
-        let error = match tokio::time::timeout(REQUEST_DEADLINE, request(server.client.clone())).await {
+        let asked = async { request(self.client(server).await?).await.map_err(|e| failure(&server.url, &e)) };
+        let error = match tokio::time::timeout(REQUEST_DEADLINE, asked).await {
             Ok(Ok(answer)) => return Ok(answer),
-            Ok(Err(e)) => failure(&server.url, &e),
+            Ok(Err(error)) => error,
             Err(_) => {
                 let reason = format!("no answer within {}", humantime::format_duration(REQUEST_DEADLINE));
                 EtcdError::new(&server.url, reason)
             }
         };
         if !error.lease_gone {
+            // Who holds the lock is making a new one.
+            if let Ok(mut client) = server.client.try_lock() {
+                *client = None;
+            }
             self.leave(index);
         }
         Err(error)
+    }
+
+    /// The server's client. Where there is a user this logs in.
+    async fn client(&self, server: &Server) -> Result<Client, EtcdError> {
+        let mut client = server.client.lock().await;
+        if let Some(client) = &*client {
+            return Ok(client.clone());
+        }
+        let connected = connect(&server.url, &self.access).await?;
+        Ok(client.insert(connected).clone())
     }
 
     /// Goes on to the next server, unless another request did so already.
@@ -112,6 +126,17 @@ impl Etcd {
         let index = self.current.load(Ordering::Relaxed);
         (index, &self.servers[index])
     }
+}
+
+async fn connect(url: &str, access: &EtcdAccess) -> Result<Client, EtcdError> {
+    let options = ConnectOptions::new()
+        .with_connect_timeout(REQUEST_DEADLINE)
+        .with_keep_alive(KEEP_ALIVE, KEEP_ALIVE)
+        .with_keep_alive_while_idle(true)
+        // A member cut off from the others ends its watches instead of going quiet.
+        .with_require_leader(true);
+    let options = access.apply(options).map_err(|e| EtcdError::new(url, e.to_string()))?;
+    Client::connect([url], Some(options)).await.map_err(|e| failure(url, &e))
 }
 
 /// The key-value client, which takes a placement of any size that etcd stores.

@@ -5,6 +5,7 @@ use etcd_client::{Compare, CompareOp};
 use roomring_proto::keys::Keys;
 use roomring_proto::{Malformed, NodeId};
 
+use super::access::EtcdAccess;
 use super::client::{self, Etcd, EtcdError};
 use super::write::{ATTEMPTS, Swap, swap};
 use crate::intents::Intents;
@@ -43,8 +44,8 @@ impl IntentsStore {
     ///
     /// # Errors
     /// If a URL can't be used.
-    pub async fn open(urls: &[String], cluster: &NodeId) -> Result<Self, EtcdError> {
-        Ok(Self { etcd: Etcd::new(urls).await?, key: Keys::new(cluster).intents() })
+    pub fn open(urls: &[String], access: EtcdAccess, cluster: &NodeId) -> Result<Self, EtcdError> {
+        Ok(Self { etcd: Etcd::new(urls, access)?, key: Keys::new(cluster).intents() })
     }
 
     /// Changes the intents on top of whatever is there; `change` may be called several times, each time on what others wrote

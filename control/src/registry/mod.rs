@@ -8,6 +8,7 @@
 //! Of etcd's API it uses: Range (prefix, keys only, linearizable), Txn (compare create_revision and mod_revision; put,
 //! range), Watch (prefix, start revision, compaction), LeaseGrant, LeaseKeepAlive, LeaseRevoke and LeaseTimeToLive.
 
+mod access;
 mod backoff;
 mod check;
 mod claim;
@@ -34,6 +35,7 @@ use crate::clock::Time;
 use crate::placement::Placement;
 use crate::view::ClusterView;
 
+pub use access::{EtcdAccess, PASSWORD};
 pub use client::EtcdError;
 pub use denials::Change;
 pub use intents::{IntentsError, IntentsStore};
@@ -43,8 +45,10 @@ pub use write::{Proposal, Proposed};
 /// Where etcd is, and which cluster in it.
 #[derive(Debug, Clone)]
 pub struct EtcdConfig {
-    /// `http://host:port`, one per member; one is used until it fails.
+    /// `http://host:port` or `https://host:port`, one per member; one is used until it fails.
     pub urls: Vec<String>,
+    /// How they let us in.
+    pub access: EtcdAccess,
     /// The cluster's name.
     pub cluster: NodeId,
     /// Time after which the registration of a process that died goes away; etcd counts in whole seconds.
@@ -95,7 +99,7 @@ impl Registry {
     /// # Errors
     /// If a URL is malformed, or `stop` was cancelled before etcd appeared.
     pub async fn connect(config: EtcdConfig, stop: CancellationToken) -> Result<Self, ConnectError> {
-        let etcd = client::Etcd::new(&config.urls).await?;
+        let etcd = client::Etcd::new(&config.urls, config.access)?;
         let keys = Keys::new(&config.cluster);
         let state = state::State::new(keys.clone(), lapse(config.lease_ttl));
         let shared = Arc::new(Shared {

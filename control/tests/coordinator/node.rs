@@ -9,7 +9,7 @@ use roomring_control::coordinator::{Coordinator, CoordinatorConfig, CoordinatorH
 use roomring_control::home::Home;
 use roomring_control::placement::Settings;
 use roomring_control::planner::{ReadySeat, Word};
-use roomring_control::registry::{EtcdConfig, NodeSpec, Registration, Registry};
+use roomring_control::registry::{EtcdAccess, EtcdConfig, NodeSpec, Registration, Registry};
 use roomring_control::view::ClusterView;
 use roomring_proto::{NodeId, SlotId};
 use tokio::task::JoinSet;
@@ -50,7 +50,12 @@ impl World {
     }
 
     pub(crate) async fn start(&self, name: &str) -> Node {
-        let config = EtcdConfig { urls: vec![self.url.clone()], cluster: id("test"), lease_ttl: TTL };
+        let config = EtcdConfig {
+            urls: vec![self.url.clone()],
+            access: EtcdAccess::default(),
+            cluster: id("test"),
+            lease_ttl: TTL,
+        };
         let registry = soon("connecting", Registry::connect(config, CancellationToken::new())).await.unwrap();
         let dir: PathBuf = self.homes.path().join(name);
         let home = Home::open(&dir).unwrap();

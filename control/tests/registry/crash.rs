@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use roomring_control::registry::{ConnectError, EtcdConfig, Proposal, Proposed, Registry};
+use roomring_control::registry::{ConnectError, EtcdAccess, EtcdConfig, Proposal, Proposed, Registry};
 use tokio_util::sync::CancellationToken;
 
 use crate::server::RealEtcd;
@@ -72,7 +72,12 @@ async fn a_wiped_etcd_is_told_from_a_restarted_one() {
 #[tokio::test]
 async fn an_etcd_that_comes_late_is_waited_for() {
     let mut etcd = RealEtcd::reserve();
-    let config = |url: &str| EtcdConfig { urls: vec![url.to_owned()], cluster: id("late"), lease_ttl: TTL };
+    let config = |url: &str| EtcdConfig {
+        urls: vec![url.to_owned()],
+        access: EtcdAccess::default(),
+        cluster: id("late"),
+        lease_ttl: TTL,
+    };
     let connecting = tokio::spawn(Registry::connect(config(etcd.url()), CancellationToken::new()));
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert!(!connecting.is_finished());
@@ -90,7 +95,8 @@ async fn an_etcd_that_comes_late_is_waited_for() {
     tokio::time::sleep(Duration::from_millis(300)).await;
     stop.cancel();
     assert!(matches!(soon("the stop", connecting).await.unwrap(), Err(ConnectError::Stopped)));
-    let none = EtcdConfig { urls: vec!["no url".into()], cluster: id("late"), lease_ttl: TTL };
+    let none =
+        EtcdConfig { urls: vec!["no url".into()], access: EtcdAccess::default(), cluster: id("late"), lease_ttl: TTL };
     let error = soon("the refusal", Registry::connect(none, CancellationToken::new())).await.unwrap_err();
     assert!(error.to_string().contains("no url"), "{error}");
 }

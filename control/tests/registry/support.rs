@@ -7,7 +7,7 @@ use std::time::Duration;
 use etcd_client::{Client, GetOptions};
 use roomring_control::home::Home;
 use roomring_control::placement::{FORMAT, Member, Placement, RingParams, Settings, SlotRecord};
-use roomring_control::registry::{EtcdConfig, NodeSpec, Registration, Registry};
+use roomring_control::registry::{EtcdAccess, EtcdConfig, NodeSpec, Registration, Registry};
 use roomring_control::view::ClusterView;
 use roomring_proto::keys::Keys;
 use roomring_proto::{Generation, Incarnation, NodeId, Seat, Term, Uid, Version};
@@ -66,7 +66,12 @@ impl Cluster {
 
     /// By another way than the test's own.
     pub(crate) async fn registry_by(&self, url: &str) -> Registry {
-        let config = EtcdConfig { urls: vec![url.to_owned()], cluster: self.name.clone(), lease_ttl: TTL };
+        let config = EtcdConfig {
+            urls: vec![url.to_owned()],
+            access: EtcdAccess::default(),
+            cluster: self.name.clone(),
+            lease_ttl: TTL,
+        };
         soon("connecting", Registry::connect(config, CancellationToken::new())).await.unwrap()
     }
 

@@ -12,7 +12,6 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
-use tonic::transport::Endpoint;
 
 use super::inbox::{Inbox, greet};
 use super::{batch, hello};
@@ -125,7 +124,10 @@ impl Call {
     }
 
     async fn session(&self, stop: &CancellationToken, greeted: &mut bool) -> Result<(), Status> {
-        let endpoint = Endpoint::from_shared(format!("http://{}", self.addr))
+        let endpoint = self
+            .shell
+            .wire
+            .endpoint(&self.addr)
             .map_err(|e| Status::invalid_argument(format!("address {:?}: {e}", self.addr)))?
             .connect_timeout(CONNECT_DEADLINE)
             .tcp_nodelay(true)

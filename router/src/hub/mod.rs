@@ -44,6 +44,7 @@ use std::time::Duration;
 use roomring_control::placement::Placement;
 use roomring_control::registry::{RegistrationState, Registry};
 use roomring_control::view::ClusterView;
+use roomring_control::wire::Wire;
 use roomring_proto::{Incarnation, NodeId, RoomId, SlotId, Uid};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, watch};
@@ -69,6 +70,8 @@ pub struct HubConfig {
     pub cluster: NodeId,
     /// This router's name.
     pub router_id: NodeId,
+    /// How it speaks with nodes.
+    pub wire: Wire,
     /// This process, as registered: another one when etcd lost its data.
     pub registration: watch::Receiver<RegistrationState>,
     /// A publish that is not answered by then fails. Under the 5 s that SDKs wait.
@@ -160,6 +163,7 @@ impl Hub {
         let upstreams = Arc::new(Upstreams {
             cluster: config.cluster,
             router_id: config.router_id,
+            wire: config.wire,
             registration: config.registration,
             view: view.clone(),
             offer: Arc::new(offer),

@@ -10,6 +10,7 @@ use futures_util::Stream;
 use roomring_control::placement::{FORMAT, Member, Placement, RingParams, Settings, SlotRecord};
 use roomring_control::registry::RegistrationState;
 use roomring_control::view::ClusterView;
+use roomring_control::wire::Wire;
 use roomring_proto::{Generation, Incarnation, LINK_VERSION, NodeId, Seat, Term, Version, v1};
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
@@ -167,6 +168,7 @@ impl Fixture {
         let config = HubConfig {
             cluster: NodeId::new("test").unwrap(),
             router_id: NodeId::new("router-1").unwrap(),
+            wire: Wire::default(),
             registration: watch::channel(RegistrationState { incarnation: Incarnation(77), superseded: None }).1,
             publish_deadline: Duration::from_millis(600),
             namespaces: Arc::default(),

@@ -13,12 +13,12 @@ use roomring_control::clock::Time;
 use roomring_control::placement::Placement;
 use roomring_control::registry::RegistrationState;
 use roomring_control::view::ClusterView;
+use roomring_control::wire::Wire;
 use roomring_proto::{Incarnation, LINK_VERSION, NodeId, PlacementRef, limits, v1};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tonic::transport::Endpoint;
 use tonic::{Code, Status, Streaming};
 use v1::link_client::LinkClient;
 use v1::node_message::Kind as FromNode;
@@ -61,6 +61,7 @@ pub(super) type Offer = Arc<dyn Fn(Placement) + Send + Sync>;
 pub(super) struct Upstreams {
     pub(super) cluster: NodeId,
     pub(super) router_id: NodeId,
+    pub(super) wire: Wire,
     pub(super) registration: watch::Receiver<RegistrationState>,
     pub(super) view: watch::Receiver<ClusterView>,
     pub(super) offer: Offer,
@@ -219,7 +220,9 @@ impl Upstreams {
     }
 
     async fn open(&self, target: &Target, line: &mut Line) -> Result<Streaming<v1::NodeBatch>, Ended> {
-        let endpoint = Endpoint::from_shared(format!("http://{}", target.addr))
+        let endpoint = self
+            .wire
+            .endpoint(&target.addr)
             .map_err(|e| Ended::Connect(format!("{} is no address: {e}", target.addr)))?
             .connect_timeout(CONNECT_WITHIN)
             .tcp_nodelay(true)

@@ -62,7 +62,7 @@ async fn look(snapshot: &Snapshot, specs: &[Spec]) -> Result<(), String> {
     let nodes: Vec<_> = snapshot.nodes.iter().collect();
     let addrs: Vec<&str> = nodes.iter().map(|(_, n)| n.grpc_addr.as_str()).collect();
     let mut served = 0;
-    for (answer, (id, _)) in probe::nodes(&addrs, true).await.into_iter().zip(&nodes) {
+    for (answer, (id, _)) in probe::nodes(&snapshot.wire, &addrs, true).await.into_iter().zip(&nodes) {
         let answer = answer.map_err(|e| format!("{id}: {e}"))?;
         seen(placement, answer.placement).ok_or_else(|| format!("{id} has not seen the placement yet"))?;
         served += answer.slots.iter().filter(|s| s.role() == SlotRole::Primary).count();
@@ -76,7 +76,7 @@ async fn look(snapshot: &Snapshot, specs: &[Spec]) -> Result<(), String> {
         return Err("a router is not registered yet".to_owned());
     }
     let addrs: Vec<&str> = routers.iter().map(|(_, r)| r.grpc_addr.as_str()).collect();
-    for (answer, (id, _)) in probe::routers(&addrs).await.into_iter().zip(&routers) {
+    for (answer, (id, _)) in probe::routers(&snapshot.wire, &addrs).await.into_iter().zip(&routers) {
         let answer = answer.map_err(|e| format!("{id}: {e}"))?;
         seen(placement, answer.placement).ok_or_else(|| format!("{id} has not seen the placement yet"))?;
         if answer.links.len() < placement.members.values().filter(|m| m.active).count() {

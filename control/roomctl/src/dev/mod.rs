@@ -43,7 +43,7 @@ pub(crate) async fn run(args: DevArgs) -> anyhow::Result<Outcome> {
     let etcd_stop = CancellationToken::new();
     let etcd = if args.etcd.is_empty() { Some(serve_etcd(&etcd_stop).await?) } else { None };
     let urls = etcd.as_ref().map_or_else(|| args.etcd.clone(), |etcd| vec![etcd.url()]);
-    let target = Target { etcd: urls, cluster: args.cluster.clone() };
+    let target = Target { etcd: urls, access: args.access.clone(), cluster: args.cluster.clone() };
     if etcd.is_none() {
         // Rather now than from five logs.
         Snapshot::read(&target).await?;

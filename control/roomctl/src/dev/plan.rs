@@ -73,7 +73,13 @@ impl Plan {
             ];
             let common = common.into_iter().flat_map(|(flag, value)| [flag.into(), value.into()]);
             let log = dir.join(format!("{id}.log"));
-            Spec { role, id, program: program.clone(), args: common.chain(own).collect(), log }
+            Spec {
+                role,
+                id,
+                program: program.clone(),
+                args: common.chain(target.access.flags()).chain(own).collect(),
+                log,
+            }
         };
         let node = |number| {
             let own: Vec<OsString> = vec![
@@ -130,13 +136,14 @@ pub(super) fn check_ports(first: SocketAddr, routers: u16) -> anyhow::Result<()>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::{Cli, Verb};
+    use crate::cli::{Access, Cli, Verb};
     use clap::Parser;
 
     fn plan(flags: &[&str]) -> Vec<Spec> {
         let args = [&["roomctl", "dev"], flags].concat();
         let Verb::Dev(args) = Cli::parse_from(args).verb else { panic!("dev") };
-        let target = Target { etcd: vec!["http://e:1".to_owned()], cluster: args.cluster.clone() };
+        let target =
+            Target { etcd: vec!["http://e:1".to_owned()], access: Access::default(), cluster: args.cluster.clone() };
         let programs = Programs { node: "/bin/n".into(), router: "/bin/r".into() };
         Plan::new(&args, &target, &programs, Path::new("/dir")).specs
     }
