@@ -46,6 +46,19 @@ check: build-deps ## Check formatting, lints and documentation
 sweep: build-deps ## Try thousands of rings, and hundreds of loads to rebalance (minutes)
 	$(CARGO) test --locked --release -p roomring-control --lib -- --ignored --nocapture
 
+# Coverage as libFuzzer wants it, which a stable compiler has too. `cargo +nightly fuzz run TARGET --fuzz-dir tests/fuzz` does the same.
+FUZZ_FLAGS := --cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \
+	-Cllvm-args=-sanitizer-coverage-pc-table -Cllvm-args=-sanitizer-coverage-trace-compares -Ccodegen-units=1
+FUZZ_TARGETS := client edge frames session shard stored
+FUZZ_DIR = $(TARGET_DIR)/fuzz
+.PHONY: fuzz
+fuzz: build-deps ## Feed what reads bytes from outside, MINUTES=15 each, TARGETS="client frames"; what is new is left in target/fuzz
+	cd tests/fuzz && RUSTFLAGS="$(FUZZ_FLAGS)" $(CARGO) build --locked --release --target $(HOST) --target-dir $(abspath $(FUZZ_DIR))
+	@for t in $(or $(TARGETS),$(FUZZ_TARGETS)); do \
+		mkdir -p $(FUZZ_DIR)/found/$$t $(FUZZ_DIR)/crashes && echo "== $$t" && \
+		$(FUZZ_DIR)/$(HOST)/release/$$t $(FUZZ_DIR)/found/$$t tests/fuzz/corpus/$$t -max_total_time=$$(( $(or $(MINUTES),15) * 60 )) -max_len=4096 \
+			-artifact_prefix=$(FUZZ_DIR)/crashes/ -print_final_stats=1 -verbosity=0 || exit 1; done
+
 soak: test-packages ## Faults by chance on a cluster under load, MINUTES=10, SEED=n to repeat a run
 	$(CARGO) build --locked --workspace --bins
 	$(TARGET_DIR)/debug/roomring-soak --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED))

@@ -15,6 +15,7 @@ mod etcd;
 mod expect;
 mod fault;
 mod follow;
+pub mod fuzz;
 pub mod invariants;
 pub mod model;
 mod net;

@@ -16,7 +16,7 @@ const PIECE: usize = 4 << 10;
 
 /// The reading half of a WebSocket without its socket.
 #[derive(Debug)]
-pub(super) struct Frames {
+pub struct Frames {
     max_message: usize,
     /// Present while a message is incomplete.
     partial: Option<Box<WebSocket<Feed>>>,
@@ -24,7 +24,7 @@ pub(super) struct Frames {
 
 /// What a client sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Incoming<'a> {
+pub enum Incoming<'a> {
     /// A message.
     Data {
         /// Its payload; UTF-8 if it is text.
@@ -32,7 +32,9 @@ pub(super) enum Incoming<'a> {
         /// It came as text.
         text: bool,
     },
+    /// Answer to a ping.
     Pong,
+    /// The end.
     Close,
 }
 
@@ -46,13 +48,13 @@ struct Feed {
 
 impl Frames {
     /// `max_message` bounds the client's messages, in bytes.
-    pub(super) fn new(max_message: usize) -> Self {
+    pub fn new(max_message: usize) -> Self {
         Self { max_message, partial: None }
     }
 
     /// Takes what was read and hands each message that is complete to `f`, until `f` says otherwise. What the protocol wants
     /// answered, such as a ping, is in `answers` then, as whole frames. `read` is used up.
-    pub(super) fn take<E: From<Error>>(
+    pub fn take<E: From<Error>>(
         &mut self,
         mut read: &mut [u8],
         answers: &mut Vec<u8>,
@@ -168,8 +170,11 @@ fn whole_messages(read: &[u8]) -> Option<usize> {
         let (header, length) = FrameHeader::parse(&mut cursor).ok()??;
         let end = cursor.position().checked_add(length).filter(|end| *end <= read.len() as u64)?;
         cursor.set_position(end);
-        if matches!(header.opcode, OpCode::Data(_)) {
-            complete = header.is_final;
+        match header.opcode {
+            OpCode::Data(_) => complete = header.is_final,
+            // It breaks the rules, which is not told here.
+            OpCode::Control(_) if !header.is_final => return None,
+            OpCode::Control(_) => {}
         }
         messages += usize::from(header.is_final);
     }

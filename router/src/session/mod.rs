@@ -2,7 +2,7 @@
 
 mod centrifuge;
 mod few;
-mod frames;
+pub mod frames;
 mod identity;
 mod plain;
 mod policy;
