@@ -19,6 +19,7 @@ pub mod fuzz;
 pub mod invariants;
 pub mod model;
 mod net;
+pub mod openapi;
 mod oracle;
 pub mod pods;
 mod process;

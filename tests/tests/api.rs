@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use jsonwebtoken::{EncodingKey, Header, encode};
+use roomring_tests::openapi::fits;
 use roomring_tests::{Client, Cluster, Encoding, Options, Sdk, SdkKind, eventually, evidence, get, post, write};
 use serde_json::{Value, json};
 
@@ -178,18 +179,18 @@ async fn only_a_key_lets_in_and_the_description_is_true() {
         let method = &path[1..];
         let content = &item["post"]["requestBody"]["content"]["application/json"];
         let (wanted, example) = (&content["schema"], &content["example"]);
-        check(&document, wanted, example).unwrap_or_else(|e| panic!("the example of {method}: {e}"));
+        fits(&document, wanted, example).unwrap_or_else(|e| panic!("the example of {method}: {e}"));
         let answer = call(router, method, example).await;
         assert!(answer.get("error").is_none(), "the example of {method}: {answer}");
         let answers = &item["post"]["responses"]["200"]["content"]["application/json"]["schema"];
-        check(&document, answers, &answer).unwrap_or_else(|e| panic!("the answer of {method}, {answer}: {e}"));
+        fits(&document, answers, &answer).unwrap_or_else(|e| panic!("the answer of {method}, {answer}: {e}"));
         // What is required is, what is described is taken, and nothing else.
         for field in wanted["required"].as_array().into_iter().flatten().filter_map(Value::as_str) {
             let mut without = example.clone();
             without.as_object_mut().expect("an object").remove(field);
             let refused = call(router, method, &without).await;
             assert!(refused["error"]["message"].as_str().is_some_and(|m| m.contains(field)), "{method}: {refused}");
-            check(&document, answers, &refused).unwrap_or_else(|e| panic!("{refused}: {e}"));
+            fits(&document, answers, &refused).unwrap_or_else(|e| panic!("{refused}: {e}"));
         }
         let fields = wanted["properties"].as_object().expect("properties");
         for field in fields.keys().map(String::as_str).chain(["unheard_of"]) {
@@ -200,45 +201,4 @@ async fn only_a_key_lets_in_and_the_description_is_true() {
             assert_eq!(unknown, field == "unheard_of", "{method} {field}: {refused}");
         }
     }
-}
-
-/// Whether `value` is as `schema` says, as far as our description goes.
-fn check(document: &Value, schema: &Value, value: &Value) -> Result<(), String> {
-    if let Some(path) = schema["$ref"].as_str() {
-        let pointer = path.strip_prefix('#').ok_or("a reference elsewhere")?;
-        return check(document, document.pointer(pointer).ok_or(format!("no {path}"))?, value);
-    }
-    if let Some(choices) = schema["oneOf"].as_array() {
-        let fitting = choices.iter().filter(|choice| check(document, choice, value).is_ok()).count();
-        return if fitting == 1 { Ok(()) } else { Err(format!("{value} fits {fitting} choices")) };
-    }
-    let fits = match schema["type"].as_str() {
-        None => true,
-        Some("string") => value.is_string(),
-        Some("integer") => value.is_i64() || value.is_u64(),
-        Some("boolean") => value.is_boolean(),
-        Some("array") => value.is_array(),
-        Some("object") => value.is_object(),
-        Some(other) => return Err(format!("the type {other}")),
-    };
-    if !fits {
-        return Err(format!("{value} is no {}", schema["type"]));
-    }
-    for item in value.as_array().into_iter().flatten() {
-        check(document, &schema["items"], item)?;
-    }
-    if schema["type"] != "object" {
-        return Ok(());
-    }
-    for field in schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str) {
-        value.get(field).ok_or(format!("{value} lacks {field}"))?;
-    }
-    for (name, field) in value.as_object().into_iter().flatten() {
-        match (schema["properties"].get(name), &schema["additionalProperties"]) {
-            (Some(described), _) => check(document, described, field)?,
-            (None, Value::Bool(false)) => return Err(format!("{name} is not described")),
-            (None, described) => check(document, described, field)?,
-        }
-    }
-    Ok(())
 }

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::{Algorithm, EncodingKey, crypto};
+use roomring_tests::openapi::fits;
 use roomring_tests::{Answerer, Client, Cluster, Options, eventually, evidence, get, post, write};
 use serde_json::{Value, json};
 
@@ -19,6 +20,8 @@ const KEY: &str = "a key of sufficient length";
 struct Server {
     /// By the router that told it.
     told: Vec<(String, Value)>,
+    /// Whole requests.
+    bodies: Vec<Value>,
     /// Ids of events in requests that it did not take.
     refused: Vec<Value>,
     status: Option<u16>,
@@ -41,6 +44,7 @@ impl Server {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock after 1970").as_secs();
         assert!(now.abs_diff(timestamp.parse().expect("a number")) < 600, "{timestamp}");
         let body: Value = serde_json::from_str(body).expect("JSON");
+        self.bodies.push(body.clone());
         let events = body["events"].as_array().cloned().expect("events");
         if let Some(status) = self.status {
             self.refused.extend(events.into_iter().map(|event| event["id"].clone()));
@@ -163,6 +167,16 @@ async fn each_event_is_told_once_by_the_router_that_it_is_of() {
         *counts.entry(id.to_string()).or_default() += 1;
     }
     assert!(counts.len() == 11 && counts.values().all(|count| *count == 1), "{counts:?}");
+
+    // All of it is as the description of the API says.
+    let description = get(one, "/api/openapi.json").await;
+    let document: Value = serde_json::from_str(&description.body).expect("JSON");
+    let body = &document["webhooks"]["events"]["post"]["requestBody"]["content"]["application/json"];
+    let bodies = world.server(|server| server.bodies.clone());
+    for told in bodies.iter().chain([&body["example"]]) {
+        fits(&document, &body["schema"], told).unwrap_or_else(|e| panic!("{told}: {e}"));
+    }
+    assert!(fits(&document, &body["schema"], &json!({"router": "r", "events": [{"event": "other"}]})).is_err());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
