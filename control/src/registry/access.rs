@@ -8,7 +8,7 @@ use crate::daemon::Invalid;
 use crate::tls::TlsFiles;
 
 /// The environment variable with the password, where no file has it. No flag has it: everybody on the machine sees flags.
-pub const PASSWORD: &str = "ROOMRING_ETCD_PASSWORD";
+const PASSWORD: &str = "ROOMRING_ETCD_PASSWORD";
 
 /// The user and the files with which etcd is reached; none for an etcd that anybody may use. Files are read anew for each
 /// new connection, so they may be replaced while the process runs.

@@ -35,7 +35,7 @@ use crate::clock::Time;
 use crate::placement::Placement;
 use crate::view::ClusterView;
 
-pub use access::{EtcdAccess, PASSWORD};
+pub use access::EtcdAccess;
 pub use client::EtcdError;
 pub use denials::Change;
 pub use intents::{IntentsError, IntentsStore};

@@ -1,6 +1,7 @@
 //! Commands of clients, in either encoding.
 
 use roomring_proto::client::{Format, Request, json};
+use serde::de::IgnoredAny;
 
 /// Commands of a client.
 pub fn client(data: &[u8]) {
@@ -16,7 +17,7 @@ pub fn client(data: &[u8]) {
         // What goes out again as it came must not be able to break out of what it is put into.
         if format == Format::Json && !data.is_empty() {
             assert_eq!(json::embeddable(data).as_ref(), Ok(data), "{command:?}");
-            let value: serde_json::Result<serde_json::Value> = serde_json::from_slice(data);
+            let value: serde_json::Result<IgnoredAny> = serde_json::from_slice(data);
             assert!(value.is_ok() && !data.contains(&b'\n'), "{command:?}");
         }
     }
