@@ -337,6 +337,7 @@ async fn live<F: Future<Output = ()>>(
             publish_deadline: config.publish_deadline.0,
             namespaces: Arc::new(config.namespaces()),
             webhook: parts.webhook.as_ref().map(|telling| telling.webhook.clone()),
+            queue_bytes: queue_bytes(config),
             workers: None,
         },
         registry,
@@ -372,10 +373,14 @@ fn limits(config: &Config) -> Limits {
         ping: config.ping.0,
         pong_timeout: config.pong_timeout.0,
         connect_timeout: config.connect_timeout.0,
-        queue_bytes: usize::try_from(config.client_queue_bytes.0).unwrap_or(usize::MAX),
+        queue_bytes: queue_bytes(config),
         rooms: usize::try_from(config.rooms_per_connection).unwrap_or(usize::MAX),
         commands: config.commands_per_connection,
     }
+}
+
+fn queue_bytes(config: &Config) -> usize {
+    usize::try_from(config.client_queue_bytes.0).unwrap_or(usize::MAX)
 }
 
 async fn bind(field: &'static str, address: &str) -> Result<TcpListener, Error> {

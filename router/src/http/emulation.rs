@@ -186,7 +186,7 @@ fn begin<B: Backend>(
     let secret: u128 = rand::random();
     let format = if style == Style::Frames { Format::Protobuf } else { Format::Json };
     let transport = Transport { format, native_pings: false, session: Some(secret) };
-    let (policy, id) = (app.policy.clone(), ClientId(rand::random()));
+    let (policy, id) = (app.policy.clone(), ClientId::now());
     let machine = Centrifuge::new(app.limits, policy, transport, clock(), id, user, rand::random());
     let (commands, requests) = mpsc::channel(REQUESTS);
     let (parts, answer) = mpsc::channel(PARTS);

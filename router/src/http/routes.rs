@@ -171,7 +171,7 @@ fn centrifuge<B: Backend>(
     let native_pings =
         query::value(request.uri().query(), "cf_ws_frame_ping_pong").is_ok_and(|v| v.as_deref() == Some("true"));
     let transport = Transport { format: handshake.format(), native_pings, session: None };
-    let (policy, id) = (app.policy.clone(), ClientId(rand::random()));
+    let (policy, id) = (app.policy.clone(), ClientId::now());
     let session = Centrifuge::new(app.limits, policy, transport, clock(), id, user, rand::random());
     upgrade(app, source, request, &handshake, session)
 }
@@ -187,7 +187,7 @@ fn plain<B: Backend>(
     let room = RoomId::new(&name).map_err(bad_request)?;
     let visitor = visitor(app, &room, &request)?;
     let options = admitted(app, &room, &visitor)?.clone();
-    let (policy, id) = (app.policy.clone(), ClientId(rand::random()));
+    let (policy, id) = (app.policy.clone(), ClientId::now());
     let until = visitor.expires.and_then(|at| clock().instant(at));
     let (user, ping_phase) = ((visitor.user, visitor.info), rand::random());
     let mut session = Plain::new(app.limits, policy, options, id, user, room, ping_phase).until(until);

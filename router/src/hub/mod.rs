@@ -5,6 +5,7 @@
 
 pub mod api;
 mod attach;
+mod debts;
 mod encode;
 mod entrance;
 mod members;
@@ -38,7 +39,7 @@ pub mod core {
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use roomring_control::placement::Placement;
@@ -57,7 +58,7 @@ use crate::namespaces::Namespaces;
 use crate::webhook::Webhook;
 use api::{Client, Command};
 use upstream::Upstreams;
-use worker::{Event, MAILBOX, Totals, Worker};
+use worker::{Colleagues, Event, MAILBOX, Totals, Worker};
 
 /// How long a command waits for room in a worker's mailbox. By then the worker is far behind, and the client better off
 /// with an error.
@@ -80,6 +81,8 @@ pub struct HubConfig {
     pub namespaces: Arc<Namespaces>,
     /// Who tells the business server, if it is told anything.
     pub webhook: Option<Arc<Webhook>>,
+    /// What may wait for one client, in bytes.
+    pub queue_bytes: usize,
     /// Tasks that share the slots; `None` = one per core.
     pub workers: Option<NonZeroUsize>,
 }
@@ -139,14 +142,17 @@ impl Hub {
         let working = TaskTracker::new();
         let count = config.workers.or_else(|| std::thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get);
         let (workers, mailboxes): (Vec<_>, Vec<_>) = (0..count).map(|_| mpsc::channel(MAILBOX)).unzip();
-        for (index, mailbox) in mailboxes.into_iter().enumerate() {
-            let mut others = workers.clone();
-            others.remove(index);
+        let colleagues = Colleagues {
+            own: 0,
+            mailboxes: workers.clone().into(),
+            owed: workers.iter().map(|_| AtomicUsize::new(0)).collect(),
+        };
+        for (own, mailbox) in mailboxes.into_iter().enumerate() {
             let worker = Worker::new(
                 mailbox,
-                others,
+                Colleagues { own, ..colleagues.clone() },
                 view.clone(),
-                config.publish_deadline,
+                (config.publish_deadline, config.queue_bytes),
                 (config.namespaces.clone(), config.webhook.clone()),
                 totals.clone(),
             );

@@ -173,6 +173,7 @@ impl Fixture {
             publish_deadline: Duration::from_millis(600),
             namespaces: Arc::default(),
             webhook: None,
+            queue_bytes: 1 << 20,
             workers: std::num::NonZeroUsize::new(2),
         };
         let offer = {

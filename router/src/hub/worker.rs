@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use roomring_control::clock::Time;
@@ -18,6 +18,7 @@ use v1::router_message::Kind as ToNode;
 
 use super::api::{Client, Command};
 use super::attach::{Link, Route};
+use super::debts::Debts;
 use super::outbox::Outbox;
 use super::slot::{Counts, HELD_UP, Output, Slot};
 use crate::metrics::DELIVERIES;
@@ -30,10 +31,20 @@ pub(super) const MAILBOX: usize = 4_096;
 /// Events handled in one go: enough to batch what goes out, few enough to look at timers in between.
 const BATCH: usize = 512;
 
+/// Clients written to before events are looked at again: a few milliseconds. What comes meanwhile for those who still wait
+/// goes out with the same write.
+const PAID: usize = 512;
+
+/// Clients written to before other tasks of the thread go on: about half a millisecond. Links are read by it too.
+const PAID_AT_ONCE: usize = 64;
+
+/// What a message takes in a client's queue beside its payload, in bytes.
+const OVERHEAD: usize = 128;
+
 /// A worker with nothing to do looks around this often, to know that it was held up when it was.
 const LOOK: Duration = Duration::from_millis(250);
 
-/// Clients to be written to that are worth waking another worker for: about half a millisecond of writes.
+/// A worker gives clients away to another one that has so many fewer to write to: about half a millisecond of writes.
 const SHARE: usize = 64;
 
 /// What a worker hears of.
@@ -51,6 +62,17 @@ pub(super) enum Event {
     Node { link: Link, messages: Vec<FromNode>, at: Time },
     /// Another worker has many clients to write to; these are this one's share.
     Owed(Vec<Arc<Client>>),
+}
+
+/// One worker among all.
+#[derive(Debug, Clone)]
+pub(super) struct Colleagues {
+    /// Its own number.
+    pub(super) own: usize,
+    /// The mailboxes of all.
+    pub(super) mailboxes: Arc<[mpsc::Sender<Event>]>,
+    /// How many clients each has to write to.
+    pub(super) owed: Arc<[AtomicUsize]>,
 }
 
 /// What all workers have counted.
@@ -82,8 +104,7 @@ impl Totals {
 /// A worker.
 pub(super) struct Worker {
     mailbox: mpsc::Receiver<Event>,
-    /// The other workers.
-    others: Vec<mpsc::Sender<Event>>,
+    colleagues: Colleagues,
     view: watch::Receiver<ClusterView>,
     placement: Option<Arc<Placement>>,
     links: BTreeMap<Incarnation, (Link, Arc<Outbox>)>,
@@ -97,10 +118,25 @@ pub(super) struct Worker {
     totals: Arc<Totals>,
     outputs: Vec<Output>,
     /// Clients whose queues are to be flushed.
-    owed: Vec<Arc<Client>>,
-    /// Of this turn: when the oldest of what nodes said came, and how much was delivered.
-    turn: (Option<Time>, u64),
+    debts: Debts<Arc<Client>, Mark>,
+    /// No more than so many bytes are put into queues that wait to be flushed: their clients are not to be taken for slow.
+    most_behind: u64,
+    turn: Turn,
 }
+
+/// What this turn has brought.
+#[derive(Debug, Default)]
+struct Turn {
+    /// When the oldest of what nodes said came.
+    came: Option<Time>,
+    deliveries: u64,
+    /// Of payloads, as queues count them.
+    bytes: u64,
+    owed: Vec<Arc<Client>>,
+}
+
+/// When the oldest of what was delivered together came, and how much that was.
+type Mark = (Time, u64);
 
 /// When which slot wants to be called again.
 #[derive(Debug, Default)]
@@ -138,15 +174,15 @@ impl Deadlines {
 impl Worker {
     pub(super) fn new(
         mailbox: mpsc::Receiver<Event>,
-        others: Vec<mpsc::Sender<Event>>,
+        colleagues: Colleagues,
         view: watch::Receiver<ClusterView>,
-        publish_deadline: Duration,
+        (publish_deadline, queue_bytes): (Duration, usize),
         (namespaces, webhook): (Arc<Namespaces>, Option<Arc<Webhook>>),
         totals: Arc<Totals>,
     ) -> Self {
         Self {
             mailbox,
-            others,
+            colleagues,
             view,
             placement: None,
             links: BTreeMap::new(),
@@ -158,8 +194,10 @@ impl Worker {
             webhook,
             totals,
             outputs: Vec::new(),
-            owed: Vec::new(),
-            turn: (None, 0),
+            debts: Debts::default(),
+            // They may hold something already, and a turn may bring more than one message.
+            most_behind: queue_bytes as u64 / 4,
+            turn: Turn::default(),
         }
     }
 
@@ -170,9 +208,14 @@ impl Worker {
         self.follow_view(looked);
         loop {
             let wait = self.deadlines.next().map_or(LOOK, |at| at.since(Time::now()).min(LOOK));
+            let busy = self.debts.len() > 0;
+            let behind = self.debts.behind() > self.most_behind;
             tokio::select! {
+                // The view is looked at in each turn, whoever was first.
+                biased;
                 () = stop.cancelled() => return self.finish(),
-                count = self.mailbox.recv_many(&mut events, BATCH) => if count == 0 { return },
+                count = self.mailbox.recv_many(&mut events, BATCH), if !behind => if count == 0 { return },
+                () = std::future::ready(()), if busy => {}
                 changed = self.view.changed() => if changed.is_err() { return },
                 () = tokio::time::sleep(wait) => {}
             }
@@ -192,34 +235,43 @@ impl Worker {
             }
             self.flush(now);
             // Last: nodes get on with what they were told meanwhile.
+            self.share();
             self.pay().await;
-            if let (Some(came), delivered @ 1..) = std::mem::take(&mut self.turn) {
-                DELIVERIES.observe(Time::now().since(came), delivered);
+        }
+    }
+
+    /// Gives clients to workers that have fewer: a large room takes more than one core.
+    fn share(&mut self) {
+        let Colleagues { own, mailboxes, owed } = &self.colleagues;
+        for (n, mailbox) in mailboxes.iter().enumerate().filter(|(n, _)| n != own) {
+            let more = self.debts.len().saturating_sub(owed[n].load(Ordering::Relaxed)) / 2;
+            if more < SHARE {
+                continue;
+            }
+            let given = self.debts.give(more);
+            // Until it has them itself nobody else is to give it as many.
+            owed[n].fetch_add(given.len(), Ordering::Relaxed);
+            if let Err(TrySendError::Full(Event::Owed(mut back)) | TrySendError::Closed(Event::Owed(mut back))) =
+                mailbox.try_send(Event::Owed(given))
+            {
+                self.debts.add(0, &mut back, (Time::now(), 0));
             }
         }
     }
 
-    /// Writes what clients are owed, each client's messages of this turn at once. A long list is shared among the workers:
-    /// a large room takes more than one core.
+    /// Writes what the next clients are owed, each client's messages at once.
     async fn pay(&mut self) {
-        let share = self.owed.len().div_ceil(self.others.len() + 1);
-        if share >= SHARE {
-            for other in &self.others {
-                let part = self.owed.split_off(self.owed.len() - share.min(self.owed.len()));
-                if let Err(TrySendError::Full(Event::Owed(part)) | TrySendError::Closed(Event::Owed(part))) =
-                    other.try_send(Event::Owed(part))
-                {
-                    self.owed.extend(part);
-                }
-            }
-        }
-        for (n, client) in (1..).zip(self.owed.drain(..)) {
+        for n in 1..=PAID {
+            let Some((client, done)) = self.debts.next() else { break };
             client.queue.flush();
-            if n % SHARE == 0 {
-                // Links are read by this thread too.
+            if let Some((came, deliveries @ 1..)) = done {
+                DELIVERIES.observe(Time::now().since(came), deliveries);
+            }
+            if n % PAID_AT_ONCE == 0 {
                 tokio::task::yield_now().await;
             }
         }
+        self.colleagues.owed[self.colleagues.own].store(self.debts.len(), Ordering::Relaxed);
     }
 
     /// What waits is done still: it says which clients left.
@@ -229,7 +281,9 @@ impl Worker {
             self.on_event(now, event);
         }
         self.flush(now);
-        self.owed.drain(..).for_each(|client| client.queue.flush());
+        while let Some((client, _)) = self.debts.next() {
+            client.queue.flush();
+        }
     }
 
     fn follow_view(&mut self, now: Time) {
@@ -296,9 +350,10 @@ impl Worker {
                     self.reroute(now, link.node);
                 }
             }
-            Event::Owed(clients) => clients.iter().for_each(|client| client.queue.flush()),
+            Event::Owed(mut clients) => self.turn.owed.append(&mut clients),
             Event::Node { link, messages, at } => {
-                self.turn.0 = Some(self.turn.0.map_or(at, |oldest| oldest.min(at)));
+                self.turn.came = Some(self.turn.came.map_or(at, |oldest| oldest.min(at)));
+                self.turn.bytes += messages.iter().map(cost).sum::<usize>() as u64;
                 for message in messages {
                     if let Some(slot) = slot_of(&message) {
                         self.with_slot(slot, |slot, out| slot.node(now, link, message, out));
@@ -322,7 +377,7 @@ impl Worker {
         let before = slot.counts();
         f(slot, &mut self.outputs);
         let after = slot.counts();
-        self.turn.1 += after.deliveries.wrapping_sub(before.deliveries);
+        self.turn.deliveries += after.deliveries.wrapping_sub(before.deliveries);
         self.totals.add(before, after);
         if let Some(webhook) = &self.webhook {
             slot.told().iter().for_each(|told| webhook.published(told));
@@ -334,7 +389,7 @@ impl Worker {
         for id in std::mem::take(&mut self.touched) {
             if let Some(slot) = self.slots.get_mut(&id) {
                 slot.flush(now, &mut self.outputs);
-                self.owed.append(slot.owed());
+                self.turn.owed.append(slot.owed());
                 self.deadlines.set(id, slot.next_deadline());
             }
         }
@@ -350,6 +405,24 @@ impl Worker {
                 let _ = outbox.push(messages);
             }
         }
+        let Turn { came, deliveries, bytes, owed } = &mut self.turn;
+        self.debts.add(*bytes, owed, (came.unwrap_or(now), *deliveries));
+        (*came, *deliveries, *bytes) = (None, 0, 0);
+    }
+}
+
+/// What a message of a node takes in the queue of a client, in bytes.
+fn cost(message: &FromNode) -> usize {
+    match message {
+        FromNode::Deliver(deliver) => deliver.events.iter().map(|event| OVERHEAD + payload(event)).sum(),
+        _ => OVERHEAD,
+    }
+}
+
+fn payload(event: &v1::Event) -> usize {
+    match &event.kind {
+        Some(v1::event::Kind::Publication(publication)) => publication.data.len(),
+        _ => 0,
     }
 }
 
