@@ -2,11 +2,13 @@
 
 use std::collections::VecDeque;
 
+use bytes::Bytes;
 use roomring_proto::{Seq, v1};
 
 use roomring_control::placement::RoomLimits;
 
 use super::keeps::Keeps;
+use crate::entry::blank;
 
 /// What a kept publication counts beside its payload and names.
 const OVERHEAD: usize = 160;
@@ -41,6 +43,27 @@ impl History {
         while self.kept.len() > self.keeps.size(limits) || self.bytes > limits.history_bytes {
             self.pop();
         }
+    }
+
+    /// Leaves of the publication at `seq`, if it is kept, its place and `data`.
+    pub(super) fn retract(&mut self, seq: Seq, data: &Bytes) {
+        if let Ok(index) = self.kept.binary_search_by_key(&seq.0, |p| p.seq) {
+            let publication = &mut self.kept[index];
+            self.bytes -= cost(publication);
+            blank(publication, data);
+            self.bytes += cost(publication);
+        }
+    }
+
+    /// Drops everything.
+    pub(super) fn clear(&mut self) {
+        self.kept = VecDeque::new();
+        self.bytes = 0;
+    }
+
+    /// The publication at `seq`, if it is kept.
+    pub(super) fn get(&self, seq: Seq) -> Option<&v1::Publication> {
+        self.kept.binary_search_by_key(&seq.0, |p| p.seq).ok().map(|index| &self.kept[index])
     }
 
     /// Drops what is too old at `now` (ms).
