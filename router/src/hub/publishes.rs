@@ -423,7 +423,7 @@ mod tests {
     fn a_retraction_is_numbered_sent_again_and_answered_as_a_publish_is() {
         let (mut p, c) = publishes();
         let epoch = Epoch { uid: roomring_proto::Uid(1), generation: G1, created: roomring_proto::Lsn(1) };
-        let mut ask = |p: &mut Publishes, request, retracts| {
+        let ask = |p: &mut Publishes, request, retracts| {
             let retracts = Some(retracts);
             p.take(at(0), Wanted { retracts, ..wanted(&c, request, Bytes::from_static(b"{}")) }).unwrap()
         };

@@ -166,6 +166,9 @@ fn told(who: &Client) -> Vec<String> {
         ToClient::Order(order) => panic!("{order:?}"),
         ToClient::Published { request, result: Ok(p) } => format!("{request}: at {}", p.position.seq.0),
         ToClient::Published { request, result: Err(e) } => format!("{request}: error {}", e.code),
+        ToClient::Retracted { request, result } => {
+            format!("{request}: told at {:?}", result.map(|p| p.map(|p| p.seq.0)).map_err(|e| e.code))
+        }
         ToClient::History { request, result: Ok(History { top, publications }) } => {
             format!("{request}: {} of {}", publications.len(), top.seq.0)
         }
