@@ -158,16 +158,6 @@ impl Retracts {
     }
 }
 
-/// Leaves of a publication its place and `data`. One that says something about others stays: who has seen those has to know.
-pub(crate) fn blank(publication: &mut v1::Publication, data: &Bytes) {
-    if publication.mark.is_none() {
-        publication.data = data.clone();
-        publication.info = None;
-        publication.id = String::new();
-        publication.mark = Some(Mark::Deleted(v1::Deleted {}));
-    }
-}
-
 impl Client {
     /// Bytes of memory it is counted with.
     pub fn cost(&self) -> usize {
@@ -228,10 +218,9 @@ impl From<&Entry> for v1::Entry {
             Body::Create { keeps, .. } => B::Create(v1::CreateRoom { keeps: (*keeps).into() }),
             Body::Publish { publish, .. } => match publish.retracts {
                 None => B::Publish(publish.into()),
-                Some(retracts) => B::Retract(Box::new(v1::RetractEntry {
-                    publish: Some(publish.into()),
-                    seq: retracts.write(),
-                })),
+                Some(retracts) => {
+                    B::Retract(Box::new(v1::RetractEntry { publish: Some(publish.into()), seq: retracts.write() }))
+                }
             },
             Body::Join { info, router, .. } => B::Join(v1::JoinEntry { info: Some(info.into()), router: router.0 }),
             Body::Leave { client, .. } => B::Leave(v1::LeaveEntry { client: client.clone() }),

@@ -8,7 +8,6 @@ use roomring_proto::{Seq, v1};
 use roomring_control::placement::RoomLimits;
 
 use super::keeps::Keeps;
-use crate::entry::blank;
 
 /// What a kept publication counts beside its payload and names.
 const OVERHEAD: usize = 160;
@@ -50,7 +49,7 @@ impl History {
         if let Ok(index) = self.kept.binary_search_by_key(&seq.0, |p| p.seq) {
             let publication = &mut self.kept[index];
             self.bytes -= cost(publication);
-            blank(publication, data);
+            publication.blank(data);
             self.bytes += cost(publication);
         }
     }

@@ -12,7 +12,7 @@ use v1::router_message::Kind as FromRouter;
 use super::leader::{Leader, Links};
 use super::replica::Replica;
 use super::{Ctx, LinkId, Output, Rule, Rules, log};
-use crate::entry::{Body, Client, Entry, Publish, Retracts, blank};
+use crate::entry::{Body, Client, Entry, Publish, Retracts};
 use crate::room::{Applied, Number, Room, Visit};
 
 /// Bytes of uncommitted entries past which publishes are refused: a seat that does not acknowledge must not fill the memory.
@@ -343,8 +343,9 @@ impl Leader {
             let missed = replays.entry(room.as_str().to_owned()).or_default();
             match (shown, &entry.body) {
                 (log::Shown::Publication, Body::Publish { publish, .. }) => {
-                    retract(missed, publish);
-                    missed.push(v1::Event { kind: Some(v1::event::Kind::Publication(publication(entry, publish))) });
+                    let publication = publication(entry, publish);
+                    retract(missed, &publication);
+                    missed.push(v1::Event { kind: Some(v1::event::Kind::Publication(publication)) });
                 }
                 (log::Shown::Presence(event), _) => missed.push((**event).clone()),
                 _ => {}
@@ -809,14 +810,16 @@ fn publication(entry: &Entry, publish: &Publish) -> v1::Publication {
     }
 }
 
-/// Takes out of `missed` what a later publication retracts: it is handed to nobody any more.
-fn retract(missed: &mut [v1::Event], by: &Publish) {
-    let Some(retracts) = by.retracts else { return };
+/// Takes out of `missed` what a later publication takes back: it is handed to nobody any more.
+fn retract(missed: &mut [v1::Event], by: &v1::Publication) {
+    if by.mark.is_none() {
+        return;
+    }
     for event in missed {
         if let Some(v1::event::Kind::Publication(p)) = &mut event.kind
-            && (retracts == Retracts::All || retracts == Retracts::One(Seq(p.seq)))
+            && by.retracts(p)
         {
-            blank(p, &by.data);
+            p.blank(&by.data);
         }
     }
 }

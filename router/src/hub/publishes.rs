@@ -449,8 +449,7 @@ mod tests {
             p.answered(refused(number, reason), &mut Vec::new());
         }
         let unknown = Err(1000);
-        let expected =
-            [(1, Ok(Some(9))), (2, Ok(None)), (3, Err(112)), (4, unknown), (5, unknown), (6, Err(111))];
+        let expected = [(1, Ok(Some(9))), (2, Ok(None)), (3, Err(112)), (4, unknown), (5, unknown), (6, Err(111))];
         assert_eq!(retracted(&c), expected);
         assert!(p.is_empty() && p.told().is_empty());
         // It means nothing in answer to a publish.
