@@ -214,10 +214,7 @@ async fn what_is_deleted_is_seen_by_nobody_any_more() {
     for (offset, recovered) in [(5, false), (6, true)] {
         late.unsubscribe("lobby").await;
         let back = late.recover("lobby", &epoch, offset).await.expect("a membership");
-        assert_eq!(
-            (&back["recovered"] == &json!(true), &back["offset"]),
-            (recovered, &json!(7 - u64::from(recovered)))
-        );
+        assert_eq!((back["recovered"] == true, &back["offset"]), (recovered, &json!(7 - u64::from(recovered))));
     }
     assert_eq!(result(one, "history_remove", json!({"channel": nowhere})).await, json!({}));
     bob.publish("lobby", "eighth").await.expect("a publish");
