@@ -33,6 +33,9 @@ fn main() -> std::io::Result<()> {
     }
     // Seldom there, and publishes are many.
     config = config.boxed(".roomring.v1.Publish.keeps");
+    for retraction in ["RouterMessage.kind.retract", "Entry.body.retract"] {
+        config = config.boxed(format!(".roomring.v1.{retraction}"));
+    }
     config.file_descriptor_set_path(descriptors).compile_protos(&files, &["proto".to_string()])?;
     // Not part of what gRPC reflection shows.
     let client = tonic_prost_build::configure().bytes(".").btree_map(".").build_server(false).build_client(false);

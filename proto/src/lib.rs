@@ -8,6 +8,7 @@ pub mod close;
 mod ids;
 pub mod keys;
 pub mod limits;
+mod retract;
 
 pub use ids::*;
 

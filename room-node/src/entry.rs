@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use roomring_proto::{Generation, Incarnation, Lsn, Malformed, RoomId, Seq, Term, v1};
+use v1::publication::Mark;
 
 use crate::room::Keeps;
 
@@ -79,6 +80,17 @@ pub struct Publish {
     pub number: u64,
     /// Every number up to this one is answered and never sent again.
     pub settled_below: u64,
+    /// What it takes back; its payload stands there instead.
+    pub retracts: Option<Retracts>,
+}
+
+/// What a publication takes back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Retracts {
+    /// One before it.
+    One(Seq),
+    /// All before it.
+    All,
 }
 
 /// A connected client, as shown to others.
@@ -122,6 +134,30 @@ impl Entry {
     }
 }
 
+impl Publish {
+    /// What its publication says about others.
+    pub(crate) fn mark(&self) -> Option<Mark> {
+        self.retracts.map(|retracts| match retracts {
+            Retracts::One(seq) => Mark::Deletes(seq.0),
+            Retracts::All => Mark::Clears(self.seq.0.saturating_sub(1)),
+        })
+    }
+}
+
+impl Retracts {
+    /// From a message, in which 0 is all.
+    pub(crate) fn read(seq: u64) -> Self {
+        if seq == 0 { Self::All } else { Self::One(Seq(seq)) }
+    }
+
+    fn write(self) -> u64 {
+        match self {
+            Self::One(seq) => seq.0,
+            Self::All => 0,
+        }
+    }
+}
+
 impl Client {
     /// Bytes of memory it is counted with.
     pub fn cost(&self) -> usize {
@@ -146,20 +182,46 @@ impl From<&Client> for v1::ClientInfo {
     }
 }
 
+impl From<&Publish> for v1::PublishEntry {
+    fn from(p: &Publish) -> Self {
+        Self {
+            seq: p.seq.0,
+            data: p.data.clone(),
+            info: p.info.as_ref().map(Into::into),
+            id: p.id.clone(),
+            router: p.router.0,
+            number: p.number,
+            settled_below: p.settled_below,
+        }
+    }
+}
+
+impl From<v1::PublishEntry> for Publish {
+    fn from(p: v1::PublishEntry) -> Self {
+        Self {
+            seq: Seq(p.seq),
+            data: p.data,
+            info: p.info.map(Into::into),
+            id: p.id,
+            router: Incarnation(p.router),
+            number: p.number,
+            settled_below: p.settled_below,
+            retracts: None,
+        }
+    }
+}
+
 impl From<&Entry> for v1::Entry {
     fn from(e: &Entry) -> Self {
         use v1::entry::Body as B;
         let body = match &e.body {
             Body::Create { keeps, .. } => B::Create(v1::CreateRoom { keeps: (*keeps).into() }),
-            Body::Publish { publish, .. } => B::Publish(v1::PublishEntry {
-                seq: publish.seq.0,
-                data: publish.data.clone(),
-                info: publish.info.as_ref().map(Into::into),
-                id: publish.id.clone(),
-                router: publish.router.0,
-                number: publish.number,
-                settled_below: publish.settled_below,
-            }),
+            Body::Publish { publish, .. } => match publish.retracts {
+                None => B::Publish(publish.into()),
+                Some(retracts) => {
+                    B::Retract(Box::new(v1::RetractEntry { publish: Some(publish.into()), seq: retracts.write() }))
+                }
+            },
             Body::Join { info, router, .. } => B::Join(v1::JoinEntry { info: Some(info.into()), router: router.0 }),
             Body::Leave { client, .. } => B::Leave(v1::LeaveEntry { client: client.clone() }),
             Body::Expire => B::Expire(v1::Expire {}),
@@ -187,18 +249,12 @@ impl Entry {
         let room = || held(&e.room).map_or_else(|| RoomId::new(&e.room), Ok);
         let body = match e.body.ok_or_else(|| missing("a body that this release knows"))? {
             B::Create(c) => Body::Create { room: room()?, keeps: c.keeps.into() },
-            B::Publish(p) => Body::Publish {
-                room: room()?,
-                publish: Publish {
-                    seq: Seq(p.seq),
-                    data: p.data,
-                    info: p.info.map(Into::into),
-                    id: p.id,
-                    router: Incarnation(p.router),
-                    number: p.number,
-                    settled_below: p.settled_below,
-                },
-            },
+            B::Publish(publish) => Body::Publish { room: room()?, publish: publish.into() },
+            B::Retract(r) => {
+                let publish = Publish::from(r.publish.ok_or_else(|| missing("its publication"))?);
+                let retracts = Some(Retracts::read(r.seq));
+                Body::Publish { room: room()?, publish: Publish { retracts, ..publish } }
+            }
             B::Join(j) => Body::Join {
                 room: room()?,
                 info: j.info.ok_or_else(|| missing("its client"))?.into(),

@@ -156,6 +156,11 @@ impl Reader<'_> {
                 | Kind::Presence(v1::Presence { slot, .. })
                 | Kind::History(v1::HistoryRequest { slot, .. })
                 | Kind::PresenceQuery(v1::PresenceRequest { slot, .. }) => for_slots.push((SlotId(slot), kind)),
+                Kind::Retract(ref retract) => {
+                    let slot = retract.publish.as_ref().map(|p| SlotId(p.slot));
+                    let slot = slot.ok_or_else(|| Status::invalid_argument("a retraction without its publish"))?;
+                    for_slots.push((slot, kind));
+                }
             }
         }
         Ok(self.shell.workers.route(self.link, for_slots).await?)

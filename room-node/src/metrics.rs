@@ -22,7 +22,7 @@ pub(crate) static OUTBOX_BYTES: Counter = Counter::new();
 /// Publishes that were not taken, by reason; in the order of [`REASONS`].
 static REFUSALS: [Counter; REASONS.len()] = [const { Counter::new() }; REASONS.len()];
 
-const REASONS: [(Reason, &str); 8] = [
+const REASONS: [(Reason, &str); 9] = [
     (Reason::Unspecified, "other"),
     (Reason::NotPrimary, "not_primary"),
     (Reason::Stale, "stale"),
@@ -31,6 +31,7 @@ const REASONS: [(Reason, &str); 8] = [
     (Reason::UnknownEpoch, "unknown_epoch"),
     (Reason::BadRequest, "bad_request"),
     (Reason::Busy, "busy"),
+    (Reason::Nothing, "nothing"),
 ];
 
 const ROLES: [(Role, &str); 5] = [
@@ -182,10 +183,10 @@ mod tests {
 
     #[test]
     fn every_reason_is_told_apart() {
-        for number in 0..=7 {
+        for number in 0..=8 {
             let reason = Reason::try_from(number).unwrap();
             assert!(REASONS.iter().any(|(r, _)| *r == reason), "{reason:?}");
         }
-        assert!(Reason::try_from(8).is_err(), "a new reason wants a name");
+        assert!(Reason::try_from(9).is_err(), "a new reason wants a name");
     }
 }

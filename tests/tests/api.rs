@@ -5,7 +5,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use jsonwebtoken::{EncodingKey, Header, encode};
 use roomring_tests::openapi::fits;
-use roomring_tests::{Client, Cluster, Encoding, Options, Sdk, SdkKind, eventually, evidence, get, post, write};
+use roomring_tests::{
+    Client, Cluster, Encoding, Options, Proxy, Sdk, SdkKind, eventually, evidence, get, holder, post, write,
+};
 use serde_json::{Value, json};
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -14,6 +16,10 @@ const SECRET: &str = "a secret of sufficient length";
 
 /// A cluster whose routers take [`KEY`], and tokens if `config` says so.
 async fn cluster(config: &str) -> (Cluster, tempfile::TempDir) {
+    cluster_with(config, Options::default()).await
+}
+
+async fn cluster_with(config: &str, options: Options) -> (Cluster, tempfile::TempDir) {
     let dir = tempfile::tempdir().expect("a directory");
     let path = |name: &str| dir.path().join(name).display().to_string();
     write(&dir.path().join("key"), KEY);
@@ -22,7 +28,7 @@ async fn cluster(config: &str) -> (Cluster, tempfile::TempDir) {
     let config = config.replace("SECRET", &format!("{:?}", path("secret")));
     write(&dir.path().join("router.toml"), &format!("api_key_file = {:?}\n{config}", path("key")));
     let flag = &*Box::leak(format!("--config={}", path("router.toml")).into_boxed_str());
-    let options = Options { nodes: 2, routers: 2, router_flags: vec![flag], insecure_names, ..Options::default() };
+    let options = Options { nodes: 2, routers: 2, router_flags: vec![flag], insecure_names, ..options };
     (Cluster::start(options).await, dir)
 }
 
@@ -116,6 +122,156 @@ async fn the_business_server_reaches_rooms_and_users_on_every_router() {
     let done = result(one, "disconnect", json!({"user": "bob"})).await;
     assert_eq!(done, json!({"connections": 0, "unreached": ["router-3"]}));
     evidence("router-3 was killed, and named as not reached");
+}
+
+/// What is left of the publication at `offset`, as clients have it.
+fn gone(offset: u64) -> Value {
+    json!({"data": {}, "offset": offset, "tags": {"deleted": "1"}})
+}
+
+/// The publication at `offset` that tells of others.
+fn word(offset: u64, tag: &str, of: u64) -> Value {
+    json!({"data": {}, "offset": offset, "tags": {tag: of.to_string()}})
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_deleted_is_seen_by_nobody_any_more() {
+    let options = Options { replication: 2, lease_ttl: "20s", fence_after: "60s", ..Options::default() };
+    let (mut cluster, _files) = cluster_with("[namespaces.off]\nhistory_size = 0\n", options).await;
+    let [one, two] = cluster.http()[..] else { panic!("two routers") };
+    let (ann, bob) = (Client::connect(one, "ann").await, Client::connect(two, "bob").await);
+    for client in [&ann, &bob] {
+        client.subscribe("lobby").await;
+        client.subscribe("off:a").await;
+    }
+    for text in ["first", "second", "third"] {
+        result(one, "publish", json!({"channel": "lobby", "data": text})).await;
+    }
+    ann.wait_message("lobby", "third").await;
+    let epoch = ann.log("lobby").epoch;
+
+    // Everybody who is there hears of it, at either router.
+    let delete = json!({"channel": "lobby", "offset": 2, "epoch": epoch});
+    assert_eq!(result(two, "delete", delete.clone()).await, json!({"deleted": true}));
+    for client in [&ann, &bob] {
+        let tags = client.wait_log("lobby", "the deletion", |log| log.tags(4).cloned()).await;
+        assert_eq!(tags, [("deletes".to_owned(), "2".to_owned())].into());
+    }
+    let (lobby, nowhere) = (|offset: u64| json!({"channel": "lobby", "offset": offset}), "nowhere");
+    for nothing in [delete, lobby(2), lobby(4), lobby(99), json!({"channel": nowhere, "offset": 1})] {
+        assert_eq!(result(one, "delete", nothing.clone()).await, json!({"deleted": false}), "{nothing}");
+    }
+    for (arguments, code) in [
+        (json!({"channel": "lobby", "offset": 1, "epoch": "1-1-1"}), 112),
+        (json!({"channel": "lobby", "offset": 1, "epoch": "other"}), 112),
+        (lobby(0), 107),
+        (json!({"channel": "none:a", "offset": 1}), 102),
+    ] {
+        assert_eq!(call(one, "delete", &arguments).await["error"]["code"], code, "{arguments}");
+    }
+    let batch = result(two, "batch", json!({"commands": [{"delete": lobby(3)}, {"delete": lobby(3)}]})).await;
+    let replies = [true, false].map(|deleted| json!({"delete": {"result": {"deleted": deleted}}}));
+    assert_eq!(batch["replies"], json!(replies));
+
+    // Whoever comes later, or back, finds places without holes.
+    let kept = [json!({"data": "first", "offset": 1}), gone(2), gone(3), word(4, "deletes", 2), word(5, "deletes", 3)];
+    let late = Client::connect(two, "late").await;
+    let recovered = late.recover("lobby", &epoch, 1).await.expect("a membership");
+    assert_eq!((&recovered["recovered"], &recovered["publications"]), (&json!(true), &json!(kept[1..])));
+    assert_eq!(late.history("lobby", json!({"limit": -1})).await.expect("a history")["publications"], json!(kept));
+
+    // Without a history there is nothing to recover, but who is there hears of it.
+    result(one, "publish", json!({"channel": "off:a", "data": "unkept"})).await;
+    for offset in [2, 3] {
+        let deleted = result(one, "delete", json!({"channel": "off:a", "offset": 1})).await;
+        assert_eq!(deleted, json!({"deleted": true}), "nobody remembers that it was");
+        let tags = bob.wait_log("off:a", "the deletion", |log| log.tags(offset).cloned()).await;
+        assert_eq!(tags["deletes"], "1");
+    }
+
+    // The node that did it dies; the other has it all the same.
+    let placement = cluster.settled().await;
+    let node = holder(&placement, "lobby").to_owned();
+    cluster.kill_node(&node);
+    eventually("another primary", LIMIT, async || {
+        let placement = cluster.placement().await?;
+        (holder(&placement, "lobby") != node).then_some(())
+    })
+    .await;
+    assert_eq!(late.history("lobby", json!({"limit": -1})).await.expect("a history")["publications"], json!(kept));
+    bob.publish("lobby", "sixth").await.expect("a publish");
+    ann.wait_message("lobby", "sixth").await;
+    assert_eq!((ann.log("lobby").unsubscribed(), ann.log("lobby").offset), (vec![], 6));
+    evidence(format!("{node} died; its successor kept what was deleted deleted"));
+
+    // Cleared, it goes on where it was.
+    let cleared = result(two, "history_remove", json!({"channel": "lobby"})).await;
+    assert_eq!(cleared, json!({"offset": 7, "epoch": epoch}));
+    let tags = ann.wait_log("lobby", "the clearing", |log| log.tags(7).cloned()).await;
+    assert_eq!(tags["clears"], "6");
+    let history = result(one, "history", json!({"channel": "lobby", "limit": -1})).await;
+    assert_eq!(history, json!({"publications": [word(7, "clears", 6)], "offset": 7, "epoch": epoch}));
+    for (offset, recovered) in [(5, false), (6, true)] {
+        late.unsubscribe("lobby").await;
+        let back = late.recover("lobby", &epoch, offset).await.expect("a membership");
+        assert_eq!((back["recovered"] == true, &back["offset"]), (recovered, &json!(7 - u64::from(recovered))));
+    }
+    assert_eq!(result(one, "history_remove", json!({"channel": nowhere})).await, json!({}));
+    bob.publish("lobby", "eighth").await.expect("a publish");
+    ann.wait_message("lobby", "eighth").await;
+    assert_eq!((ann.log("lobby").unsubscribed(), bob.log("lobby").offset), (vec![], 8));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn published_sdks_recover_over_a_deletion() {
+    let (cluster, _files) = cluster("").await;
+    let [one, two] = cluster.http()[..] else { panic!("two routers") };
+    let proxy = Proxy::start(two).await;
+    let url = format!("ws://{}/connection/websocket", proxy.address());
+    let mut all = Vec::new();
+    for (kind, encoding, name) in [
+        (SdkKind::JavaScript, Encoding::Json, "js"),
+        (SdkKind::JavaScript, Encoding::Protobuf, "js-protobuf"),
+        (SdkKind::Python, Encoding::Json, "python"),
+    ] {
+        let mut sdk = Sdk::start(kind, encoding, name, &cluster.path("."));
+        sdk.connect(&url, name).await;
+        sdk.ok("subscribe", json!({"room": "lobby"})).await;
+        sdk.event("subscribed").await;
+        all.push(sdk);
+    }
+    let say = async |data: &str| result(one, "publish", json!({"channel": "lobby", "data": data})).await;
+    say("first").await;
+    result(one, "delete", json!({"channel": "lobby", "offset": 1})).await;
+    for sdk in &mut all {
+        assert_eq!(sdk.event("publication").await["data"], "first");
+        let heard = sdk.event("publication").await;
+        assert_eq!((&heard["offset"], &heard["data"], &heard["tags"]["deletes"]), (&json!(2), &json!({}), &json!("1")));
+    }
+    proxy.point_to(([127, 0, 0, 1], 1).into());
+    proxy.cut();
+    for sdk in &mut all {
+        sdk.event("connecting").await;
+    }
+    say("third").await;
+    result(one, "delete", json!({"channel": "lobby", "offset": 3})).await;
+    say("fifth").await;
+    proxy.point_to(two);
+    for sdk in &mut all {
+        assert_eq!(sdk.event("subscribed").await["recovered"], true);
+        for (offset, tag, value) in [(3, "deleted", "1"), (4, "deletes", "3")] {
+            let heard = sdk.event("publication").await;
+            let (data, tag) = (&heard["data"], &heard["tags"][tag]);
+            assert_eq!((&heard["offset"], data, tag), (&json!(offset), &json!({}), &json!(value)), "{heard}");
+        }
+        assert_eq!(sdk.event("publication").await["data"], "fifth");
+    }
+    // Live again, and still without a gap.
+    result(one, "history_remove", json!({"channel": "lobby"})).await;
+    for sdk in &mut all {
+        let heard = sdk.event("publication").await;
+        assert_eq!((&heard["offset"], &heard["tags"]["clears"]), (&json!(6), &json!("5")), "{heard}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
-use roomring_tests::{Cluster, Options, within};
+use roomring_tests::{Cluster, Options, post, within, write};
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
+const KEY: &str = "a key of sufficient length";
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// The blocks of JSON, in order.
@@ -29,7 +30,11 @@ fn as_shown(shown: &Value, said: &Value) -> bool {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_page_for_client_writers_is_true() {
-    let cluster = Cluster::start(Options { nodes: 1, routers: 1, ..Options::default() }).await;
+    let dir = tempfile::tempdir().expect("a directory");
+    write(&dir.path().join("key"), KEY);
+    let flag = &*Box::leak(format!("--api-key-file={}", dir.path().join("key").display()).into_boxed_str());
+    let options = Options { nodes: 1, routers: 1, router_flags: vec![flag], ..Options::default() };
+    let cluster = Cluster::start(options).await;
     let url = format!("ws://{}/connection/websocket", cluster.http()[0]);
     let (mut ws, _) = within("a handshake", LIMIT, tokio_tungstenite::connect_async(url)).await.expect("a socket");
     let mut examples = examples().into_iter();
@@ -45,6 +50,30 @@ async fn the_page_for_client_writers_is_true() {
         ws.send(Message::text(command.to_string())).await.expect("an open socket");
     }
     let mut expected = vec![answer, duplicate, push];
+    hears(&mut ws, &mut expected).await;
+    // What was deleted.
+    for (method, arguments, asks) in [
+        ("delete", r#"{"channel": "lobby", "offset": 1}"#, None),
+        ("", "", Some(json!({"id": 5, "history": {"channel": "lobby", "limit": 1}}))),
+        ("history_remove", r#"{"channel": "lobby"}"#, None),
+    ] {
+        match asks {
+            Some(command) => ws.send(Message::text(command.to_string())).await.expect("an open socket"),
+            None => {
+                let key = format!("X-API-Key: {KEY}\r\n");
+                post(cluster.http()[0], &format!("/api/{method}"), &key, arguments).await;
+            }
+        }
+        hears(&mut ws, &mut vec![next()]).await;
+    }
+    assert!(examples.next().is_none(), "an example that nothing checks");
+}
+
+/// Waits until all of `expected` was said, and nothing else but what is not of the page.
+async fn hears<S>(ws: &mut S, expected: &mut Vec<Value>)
+where
+    S: futures_util::Stream<Item = Result<Message, tokio_tungstenite::tungstenite::Error>> + Unpin,
+{
     while !expected.is_empty() {
         let message = within("an answer", LIMIT, ws.next()).await.expect("an open socket").expect("a frame");
         for line in message.to_text().expect("text").lines() {
@@ -56,5 +85,4 @@ async fn the_page_for_client_writers_is_true() {
             expected.remove(at.unwrap_or_else(|| panic!("{said} is none of {expected:?}")));
         }
     }
-    assert!(examples.next().is_none(), "an example that nothing checks");
 }

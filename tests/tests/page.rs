@@ -1,6 +1,9 @@
 //! The chat page in headless Chromium. With `ROOMRING_SCREENSHOTS=DIR` pictures of every state are left there.
 
-use roomring_tests::{Chrome, Cluster, Options, Page, evidence, holder};
+use roomring_tests::{Chrome, Cluster, Options, Page, evidence, holder, post, write};
+use serde_json::json;
+
+const KEY: &str = "a key of sufficient length";
 
 /// Keeps every state that the page shows, however short.
 const WATCH: &str = "(() => {
@@ -23,7 +26,10 @@ async fn showed(page: &Page<'_>, state: &str) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_people_on_two_routers_talk_and_see_what_happens() {
-    let mut cluster = Cluster::start(Options::default()).await;
+    let dir = tempfile::tempdir().expect("a directory");
+    write(&dir.path().join("key"), KEY);
+    let flag = &*Box::leak(format!("--api-key-file={}", dir.path().join("key").display()).into_boxed_str());
+    let mut cluster = Cluster::start(Options { router_flags: vec![flag], ..Options::default() }).await;
     let [first, second] = cluster.http()[..] else { panic!("two routers") };
     let chrome = Chrome::start(&cluster.path(".")).await;
 
@@ -53,6 +59,13 @@ async fn two_people_on_two_routers_talk_and_see_what_happens() {
     assert_eq!(ann.eval("document.querySelectorAll('#messages img').length + (window.pwned || 0)").await, 0);
     let fits = "document.documentElement.scrollWidth <= 390";
     assert_eq!(bob.eval(fits).await, true, "nothing sticks out on a phone");
+    let delete = json!({"channel": "lobby", "offset": 1}).to_string();
+    let deleted = post(second, "/api/delete", &format!("X-API-Key: {KEY}\r\n"), &delete).await;
+    assert_eq!(deleted.body, r#"{"result":{"deleted":true}}"#);
+    for page in [&ann, &bob] {
+        page.wait("!document.getElementById('messages').innerText.includes('first router')").await;
+    }
+    assert_eq!(ann.eval("document.querySelectorAll('#messages [data-offset]').length").await, 1, "and nothing else");
     ann.screenshot("2-talk").await;
     bob.screenshot("2-talk").await;
 

@@ -105,6 +105,9 @@ fn readable(line: &str) -> String {
         Some("message") => format!("{time} #{seq} {user}: {data}\n"),
         Some("join") => format!("{time} {user} came\n"),
         Some("leave") => format!("{time} {user} left\n"),
+        Some("deleted") => format!("{time} #{seq} is deleted\n"),
+        Some("delete") => format!("{time} #{} was deleted\n", text("of")),
+        Some("clear") => format!("{time} everything up to #{} was deleted\n", text("of")),
         Some("gap") => format!("{time} messages were lost before #{seq}\n"),
         Some("error") => format!("{time} error: {data}\n"),
         _ => format!("{time} {}\n", clean(line.to_owned())),
@@ -122,6 +125,9 @@ mod tests {
         assert_eq!(shown(r#"{"type":"message","seq":8,"user":"ann","data":{"a":1}}"#), "#8 ann: {\"a\":1}\n");
         assert_eq!(shown(r#"{"type":"join","user":"bob"}"#), "bob came\n");
         assert_eq!(shown(r#"{"type":"gap","seq":9}"#), "messages were lost before #9\n");
+        assert_eq!(shown(r#"{"type":"deleted","seq":7}"#), "#7 is deleted\n");
+        assert_eq!(shown(r#"{"type":"delete","seq":9,"of":7}"#), "#7 was deleted\n");
+        assert_eq!(shown(r#"{"type":"clear","seq":9,"of":8}"#), "everything up to #8 was deleted\n");
         assert_eq!(shown(r#"{"type":"later"}"#), "{\"type\":\"later\"}\n");
         assert_eq!(readable("no json"), "no json\n");
     }

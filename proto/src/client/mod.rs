@@ -11,6 +11,7 @@ pub mod plain;
 pub mod protobuf;
 mod push;
 mod reply;
+mod tags;
 
 pub use command::*;
 pub use format::Format;
@@ -18,3 +19,4 @@ pub use malformed::Malformed;
 pub use protobuf::EmulationRequest;
 pub use push::Push;
 pub use reply::*;
+pub use tags::tags;

@@ -5,17 +5,21 @@ use serde::Serialize;
 
 use super::json::{Embedded, to_bytes};
 use crate::{Epoch, Seq, v1};
+use v1::publication::Mark;
 
-/// A publication in `room`.
+/// A publication in `room`: a message, what is left of one, or the word that others are gone.
 pub fn message(room: &str, epoch: Epoch, publication: &v1::Publication) -> Bytes {
-    to_bytes(&Line {
-        kind: "message",
-        room,
-        seq: Some(publication.seq),
-        epoch: Some(epoch.to_string()),
-        user: Some(publication.info.as_ref().map_or("", |info| &info.user)),
-        data: Some(Embedded(&publication.data)),
-    })
+    let line = match publication.mark {
+        None => Line {
+            user: Some(publication.info.as_ref().map_or("", |info| &info.user)),
+            data: Some(Embedded(&publication.data)),
+            ..Line::of("message", room)
+        },
+        Some(Mark::Deleted(_)) => Line::of("deleted", room),
+        Some(Mark::Deletes(seq)) => Line { of: Some(seq), ..Line::of("delete", room) },
+        Some(Mark::Clears(seq)) => Line { of: Some(seq), ..Line::of("clear", room) },
+    };
+    to_bytes(&Line { seq: Some(publication.seq), epoch: Some(epoch.to_string()), ..line })
 }
 
 /// Somebody came to `room`.
@@ -52,6 +56,9 @@ struct Line<'a> {
     seq: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     epoch: Option<String>,
+    /// seq of what is gone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    of: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     user: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -60,7 +67,7 @@ struct Line<'a> {
 
 impl<'a> Line<'a> {
     fn of(kind: &'static str, room: &'a str) -> Self {
-        Self { kind, room, seq: None, epoch: None, user: None, data: None }
+        Self { kind, room, seq: None, epoch: None, of: None, user: None, data: None }
     }
 }
 
@@ -88,6 +95,14 @@ mod tests {
             text(message("lobby", EPOCH, &publication)),
             r#"{"type":"message","room":"lobby","seq":7,"epoch":"a-1-2","user":"ann","data":"hi"}"#
         );
+        for (mark, line) in [
+            (Mark::Deleted(v1::Deleted {}), r#"{"type":"deleted","room":"lobby","seq":7,"epoch":"a-1-2"}"#),
+            (Mark::Deletes(5), r#"{"type":"delete","room":"lobby","seq":7,"epoch":"a-1-2","of":5}"#),
+            (Mark::Clears(6), r#"{"type":"clear","room":"lobby","seq":7,"epoch":"a-1-2","of":6}"#),
+        ] {
+            let publication = v1::Publication { mark: Some(mark), ..publication.clone() };
+            assert_eq!(text(message("lobby", EPOCH, &publication)), line);
+        }
         assert_eq!(text(join("lobby", EPOCH, &info)), r#"{"type":"join","room":"lobby","epoch":"a-1-2","user":"ann"}"#);
         assert_eq!(
             text(leave("lobby", EPOCH, &info)),

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use bytes::Bytes;
 use roomring_proto::{Seq, v1};
 
 use roomring_control::placement::RoomLimits;
@@ -41,6 +42,27 @@ impl History {
         while self.kept.len() > self.keeps.size(limits) || self.bytes > limits.history_bytes {
             self.pop();
         }
+    }
+
+    /// Leaves of the publication at `seq`, if it is kept, its place and `data`.
+    pub(super) fn retract(&mut self, seq: Seq, data: &Bytes) {
+        if let Ok(index) = self.kept.binary_search_by_key(&seq.0, |p| p.seq) {
+            let publication = &mut self.kept[index];
+            self.bytes -= cost(publication);
+            publication.blank(data);
+            self.bytes += cost(publication);
+        }
+    }
+
+    /// Drops everything.
+    pub(super) fn clear(&mut self) {
+        self.kept = VecDeque::new();
+        self.bytes = 0;
+    }
+
+    /// The publication at `seq`, if it is kept.
+    pub(super) fn get(&self, seq: Seq) -> Option<&v1::Publication> {
+        self.kept.binary_search_by_key(&seq.0, |p| p.seq).ok().map(|index| &self.kept[index])
     }
 
     /// Drops what is too old at `now` (ms).

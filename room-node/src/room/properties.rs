@@ -1,15 +1,20 @@
 //! Random logs: what holds whatever is logged.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use bytes::Bytes;
 use proptest::prelude::*;
 use roomring_proto::{Epoch, Incarnation, Seq, v1};
 use v1::event::Kind;
+use v1::publication::Mark;
 
 use super::testing::{Log, ann, room};
 use super::*;
-use crate::entry::{Body, Client, Entry, Publish};
+use crate::entry::{Body, Client, Entry, Publish, Retracts};
+
+/// What stands for what is retracted.
+const EMPTY: Bytes = Bytes::from_static(b"{}");
 
 /// One thing that happens to one of three rooms; `wait` ms pass before it.
 #[derive(Debug, Clone)]
@@ -34,6 +39,11 @@ enum Action {
     /// A publish whose seq is off by this much.
     Astray {
         by: u64,
+    },
+    /// Of one of the last few publications; 0 = all.
+    Retract {
+        behind: u64,
+        number: u64,
     },
     Join {
         client: u8,
@@ -71,6 +81,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => prop::option::of(0..6u64).prop_map(|history_size| Action::Create { history_size }),
         8 => publish,
         1 => (2..5u64).prop_map(|by| Action::Astray { by }),
+        3 => (0..6u64, 0..40u64).prop_map(|(behind, number)| Action::Retract { behind, number }),
         5 => (0..5u8, router).prop_map(|(client, router)| Action::Join { client, router }),
         4 => (0..5u8).prop_map(|client| Action::Leave { client }),
         3 => Just(Action::Expire),
@@ -91,7 +102,7 @@ fn entries(steps: &[Step]) -> Vec<Entry> {
         let publish = |seq: u64, bytes: usize, id: String, router: u64, number: u64, settled_below: u64| {
             let (seq, router) = (Seq(seq), Incarnation(router));
             let data = vec![b'1'; bytes].into();
-            Publish { seq, data, info: Some(ann("c0")), id, router, number, settled_below }
+            Publish { seq, data, info: Some(ann("c0")), id, router, number, settled_below, retracts: None }
         };
         let body = match step.action {
             Action::Create { history_size } => {
@@ -103,6 +114,11 @@ fn entries(steps: &[Step]) -> Vec<Entry> {
                 Body::Publish { room, publish: publish(seq, bytes, id, router, number, settled) }
             }
             Action::Astray { by } => Body::Publish { room, publish: publish(top + by, 1, String::new(), 101, 77, 0) },
+            Action::Retract { behind, number } => {
+                let retracts = Some(Retracts::read(if behind == 0 { 0 } else { (top + 1).saturating_sub(behind) }));
+                let publish = publish(top + 1, 0, String::new(), 102, number, 0);
+                Body::Publish { room, publish: Publish { data: EMPTY, info: None, retracts, ..publish } }
+            }
             Action::Join { client, router } => {
                 let info = Client { user: format!("u{}", client % 2), ..ann(&format!("c{client}")) };
                 Body::Join { room, info, router: Incarnation(router) }
@@ -124,6 +140,8 @@ struct Member {
     seqs: BTreeMap<Epoch, u64>,
     lsns: BTreeMap<RoomKey, u64>,
     here: BTreeMap<(Epoch, String), bool>,
+    /// What was retracted.
+    gone: BTreeSet<(Epoch, u64)>,
 }
 
 type RoomKey = String;
@@ -134,6 +152,12 @@ impl Member {
             Kind::Publication(p) => {
                 let last = self.seqs.insert(applied.epoch, p.seq).unwrap_or(0);
                 assert_eq!(p.seq, last + 1, "seq has a hole in {}", applied.epoch);
+                match p.mark {
+                    None => {}
+                    Some(Mark::Deletes(seq)) => _ = self.gone.insert((applied.epoch, seq)),
+                    Some(Mark::Clears(through)) => self.gone.extend((1..=through).map(|seq| (applied.epoch, seq))),
+                    Some(Mark::Deleted(_)) => panic!("nobody is told of what is retracted already"),
+                }
                 p.lsn
             }
             Kind::Join(e) => self.presence(applied.epoch, e, true),
@@ -198,6 +222,13 @@ proptest! {
                 prop_assert_eq!(Some(&applied.room), entry.room());
             }
             check(&rooms);
+            for (_, room) in rooms.iter() {
+                let kept = room.history(None, None, false);
+                let readable = kept.iter().filter(|p| p.mark.is_none());
+                prop_assert!(readable.into_iter().all(|p| !member.gone.contains(&(room.epoch(), p.seq))));
+                let gone = kept.iter().filter(|p| matches!(p.mark, Some(Mark::Deleted(_))));
+                prop_assert!(gone.into_iter().all(|p| p.data == EMPTY && p.info.is_none() && p.id.is_empty()));
+            }
         }
     }
 
@@ -208,6 +239,10 @@ proptest! {
         part_bytes in 1..4_000usize,
     ) {
         let entries = entries(&steps);
+        for entry in &entries {
+            let read = Entry::read(v1::Entry::from(entry), |_| None);
+            prop_assert_eq!(read.as_ref(), Ok(entry));
+        }
         let (before, after) = entries.split_at(at.index(entries.len() + 1));
         let mut whole = Log::new(limits()).rooms;
         for entry in before {

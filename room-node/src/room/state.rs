@@ -7,7 +7,7 @@ use super::dedup::SeenIds;
 use super::history::History;
 use super::keeps::Keeps;
 use super::presence::{Member, Members};
-use crate::entry::{Client, Publish};
+use crate::entry::{Client, Publish, Retracts};
 use roomring_control::placement::RoomLimits;
 
 /// What a room counts beside what is in it.
@@ -28,6 +28,7 @@ pub struct Room {
 }
 
 /// What became of a publish entry.
+#[expect(clippy::large_enum_variant, reason = "nearly every one is the largest, and lives for a moment")]
 pub(super) enum Taken {
     Appended(v1::Publication),
     /// It names the seq under which its id is remembered: it only says what became of its number.
@@ -84,6 +85,11 @@ impl Room {
     /// Number of the oldest kept publication; `None` if none is kept.
     pub fn first_seq(&self) -> Option<Seq> {
         self.history.first().map(|p| Seq(p.seq))
+    }
+
+    /// Whether the publication at `seq` is kept, and nothing that can be retracted: it is already, or says so of others.
+    pub fn is_marked(&self, seq: Seq) -> bool {
+        self.history.get(seq).is_some_and(|p| p.mark.is_some())
     }
 
     /// Members by connection id; none if there are more than the list limit.
@@ -144,9 +150,15 @@ impl Room {
             data: publish.data.clone(),
             info: publish.info.as_ref().map(Into::into),
             id: publish.id.clone(),
+            mark: publish.mark(),
         };
         self.seq = publish.seq;
         self.lsn = lsn;
+        match publish.retracts {
+            None => {}
+            Some(Retracts::One(seq)) => self.history.retract(seq, &publish.data),
+            Some(Retracts::All) => self.history.clear(),
+        }
         self.history.push(publication.clone(), limits);
         if !publish.id.is_empty() {
             self.ids.insert(&publish.id, publish.seq, now);

@@ -4,7 +4,7 @@ use roomring_proto::{Generation, Incarnation, Lsn, RoomId, Seq, Term, Uid, v1};
 use v1::event::Kind;
 
 use super::*;
-use crate::entry::{Body, Client, Entry, Publish};
+use crate::entry::{Body, Client, Entry, Publish, Retracts};
 
 pub(super) const UID: Uid = Uid(7);
 pub(super) const GENERATION: Generation = Generation(3);
@@ -64,6 +64,7 @@ impl Log {
             router: R1,
             number: 0,
             settled_below: 0,
+            retracts: None,
         };
         change(&mut publish);
         self.add(Body::Publish { room: room(name), publish })
@@ -71,6 +72,15 @@ impl Log {
 
     pub(super) fn say(&mut self, name: &str) -> v1::Publication {
         match self.publish(name, |_| ()).unwrap().event.kind.unwrap() {
+            Kind::Publication(p) => p,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Retracts, and gives what members are told.
+    pub(super) fn retract(&mut self, name: &str, retracts: Retracts) -> v1::Publication {
+        let retract = |p: &mut Publish| (p.retracts, p.data, p.info) = (Some(retracts), "{}".into(), None);
+        match self.publish(name, retract).unwrap().event.kind.unwrap() {
             Kind::Publication(p) => p,
             other => panic!("{other:?}"),
         }

@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use roomring_proto::{Epoch, Lsn, Seq, v1};
 use v1::event::Kind;
+use v1::publication::Mark;
 
 use super::testing::{GENERATION, Log, R1, R2, UID, ann, room};
 use super::*;
-use crate::entry::{Body, Client};
+use crate::entry::{Body, Client, Retracts};
 
 const NONE: [u64; 0] = [];
 
@@ -100,6 +101,77 @@ fn history_ages_on_expire_only() {
     log.expire_at(1_301_000);
     assert_eq!((log.room("lobby").first_seq(), log.room("lobby").seq()), (None, Seq(2)));
     assert_eq!(log.rooms.expiry_due(), None);
+}
+
+#[test]
+fn a_retracted_publication_keeps_its_place_and_nothing_else() {
+    let mut log = log();
+    log.publish("lobby", |p| (p.id, p.data) = ("one".into(), vec![b'1'; 500].into()));
+    log.say("lobby");
+    let before = log.rooms.bytes();
+    let told = log.retract("lobby", Retracts::One(Seq(1)));
+    assert_eq!((told.seq, &told.data[..], told.info, told.mark), (3, &b"{}"[..], None, Some(Mark::Deletes(1))));
+    let kept = log.room("lobby").history(None, None, false);
+    assert_eq!(seqs(&kept), [1, 2, 3]);
+    let gone = v1::Publication { lsn: 2, time_ms: 1_000_000, mark: Some(Mark::Deleted(v1::Deleted {})), ..told_of(1) };
+    assert_eq!(kept[0], gone);
+    assert_eq!((kept[1].mark, kept[2].mark), (None, Some(Mark::Deletes(1))));
+    assert!(log.rooms.bytes() < before, "its bytes are free: {} after {before}", log.rooms.bytes());
+    assert!(log.room("lobby").is_marked(Seq(1)) && log.room("lobby").is_marked(Seq(3)));
+    assert!(!log.room("lobby").is_marked(Seq(2)) && !log.room("lobby").is_marked(Seq(9)));
+    // Once more it changes nothing but tells the members; who said it stays told of.
+    log.retract("lobby", Retracts::One(Seq(1)));
+    log.retract("lobby", Retracts::One(Seq(3)));
+    let marks: Vec<_> = log.room("lobby").history(None, None, false).into_iter().map(|p| p.mark).collect();
+    let deletes = |seq| Some(Mark::Deletes(seq));
+    assert_eq!(marks, [gone.mark, None, deletes(1), deletes(1), deletes(3)]);
+    // Its id is remembered: it is not published again.
+    assert_eq!(log.rooms.seen_id("lobby", "one"), Some(Seq(1)));
+}
+
+#[test]
+fn what_is_not_kept_is_retracted_for_those_who_saw_it() {
+    let mut log = Log::new(RoomLimits { history_size: 2, ..RoomLimits::default() });
+    log.create("lobby");
+    log.add(Body::Create { room: room("none"), keeps: Keeps { history_size: Some(0), history_age_ms: None } });
+    for _ in 0..4 {
+        log.say("lobby");
+        log.say("none");
+    }
+    let (kept, of_none) = (log.room("lobby").history.bytes(), log.rooms.bytes());
+    assert_eq!(log.retract("none", Retracts::One(Seq(2))).mark, Some(Mark::Deletes(2)));
+    assert_eq!(log.rooms.bytes(), of_none);
+    assert_eq!(log.room("none").history(None, None, false), []);
+    assert_eq!(log.retract("lobby", Retracts::One(Seq(1))).mark, Some(Mark::Deletes(1)));
+    assert_eq!(seqs(&log.room("lobby").history(None, None, false)), [4, 5], "it takes the place of one");
+    assert!(log.room("lobby").history.bytes() < kept);
+}
+
+#[test]
+fn a_cleared_room_goes_on_where_it_was() {
+    let mut log = log();
+    log.join("lobby", ann("c1"), R1);
+    for _ in 0..3 {
+        log.say("lobby");
+    }
+    let epoch = log.room("lobby").epoch();
+    assert_eq!(log.retract("lobby", Retracts::All).mark, Some(Mark::Clears(3)));
+    let kept = log.room("lobby").history(None, None, false);
+    assert_eq!((seqs(&kept), log.room("lobby").first_seq()), (vec![4], Some(Seq(4))));
+    assert_eq!((log.room("lobby").epoch(), log.room("lobby").num_clients()), (epoch, 1));
+    assert_eq!(log.say("lobby").seq, 5);
+    let parts = log.rooms.snapshot(200).into_iter();
+    assert_eq!(Rooms::install(UID, GENERATION, RoomLimits::default(), parts).unwrap(), log.rooms);
+    log.leave("lobby", "c1");
+    log.expire_at(1_300_000);
+    assert_eq!(log.rooms.removable().count(), 1, "it ends as any other");
+    log.create("empty");
+    assert_eq!(log.retract("empty", Retracts::All).mark, Some(Mark::Clears(0)));
+}
+
+/// A publication without anything but its place.
+fn told_of(seq: u64) -> v1::Publication {
+    v1::Publication { seq, data: bytes::Bytes::from_static(b"{}"), ..Default::default() }
 }
 
 #[test]

@@ -12,7 +12,7 @@ use v1::router_message::Kind as FromRouter;
 use super::leader::{Leader, Links};
 use super::replica::Replica;
 use super::{Ctx, LinkId, Output, Rule, Rules, log};
-use crate::entry::{Body, Client, Entry, Publish};
+use crate::entry::{Body, Client, Entry, Publish, Retracts};
 use crate::room::{Applied, Number, Room, Visit};
 
 /// Bytes of uncommitted entries past which publishes are refused: a seat that does not acknowledge must not fill the memory.
@@ -59,6 +59,14 @@ impl Answers {
 
 /// Whom to tell of a committed publish, and its place.
 pub(super) type Due = (Answer, Epoch, Seq);
+
+/// What a publish is to take back.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Retraction {
+    retracts: Retracts,
+    /// `None` = not compared.
+    epoch: Option<Epoch>,
+}
 
 /// An attach that is answered once `until` is committed and the slot is served.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -151,12 +159,18 @@ impl Leader {
             FromRouter::Attach(attach) => self.on_attach(link, attach, ctx, out),
             message
                 if (!self.is_promoted() && ctx.config.rules.keep(Rule::SilentUntilPromoted))
-                    || (matches!(message, FromRouter::Publish(_)) && !self.open.contains(&link)) =>
+                    || (matches!(message, FromRouter::Publish(_) | FromRouter::Retract(_))
+                        && !self.open.contains(&link)) =>
             {
                 refuse(link, ctx.config.slot, self.term(), ctx.placement(), &message, out);
             }
             FromRouter::Detach(detach) => self.on_detach(link, &detach, replica, ctx),
-            FromRouter::Publish(publish) => self.on_publish(link, publish, replica, ctx, out),
+            FromRouter::Publish(publish) => self.on_publish(link, publish, None, replica, ctx, out),
+            FromRouter::Retract(retract) => {
+                let v1::Retract { publish, seq, epoch } = *retract;
+                let of = Retraction { retracts: Retracts::read(seq), epoch: epoch.map(Epoch::from) };
+                self.on_publish(link, publish.unwrap_or_default(), Some(of), replica, ctx, out);
+            }
             FromRouter::Presence(presence) => self.on_presence(link, presence, replica, ctx),
             FromRouter::History(request) => {
                 out.push(to_router(link, ToRouter::History(self.history(&request, replica))));
@@ -326,14 +340,16 @@ impl Leader {
             if from.get(room.as_str()).is_none_or(|after| entry.lsn <= *after) {
                 continue;
             }
-            let event = match (shown, &entry.body) {
+            let missed = replays.entry(room.as_str().to_owned()).or_default();
+            match (shown, &entry.body) {
                 (log::Shown::Publication, Body::Publish { publish, .. }) => {
-                    v1::Event { kind: Some(v1::event::Kind::Publication(publication(entry, publish))) }
+                    let publication = publication(entry, publish);
+                    retract(missed, &publication);
+                    missed.push(v1::Event { kind: Some(v1::event::Kind::Publication(publication)) });
                 }
-                (log::Shown::Presence(event), _) => (**event).clone(),
-                _ => continue,
-            };
-            replays.entry(room.as_str().to_owned()).or_default().push(event);
+                (log::Shown::Presence(event), _) => missed.push((**event).clone()),
+                _ => {}
+            }
         }
         replays
     }
@@ -429,12 +445,13 @@ impl Leader {
         &mut self,
         link: LinkId,
         publish: v1::Publish,
+        of: Option<Retraction>,
         replica: &mut Replica,
         ctx: &Ctx<'_>,
         out: &mut Vec<Output>,
     ) {
         let number = publish.number;
-        match self.take_publish(link, publish, replica, ctx, out) {
+        match self.take_publish(link, publish, of, replica, ctx, out) {
             Ok(None) => {}
             Ok(Some((epoch, seq, duplicate))) => {
                 self.acknowledge((Answer { link, number, duplicate }, epoch, seq), ctx, out);
@@ -467,6 +484,7 @@ impl Leader {
         &mut self,
         link: LinkId,
         publish: v1::Publish,
+        of: Option<Retraction>,
         replica: &mut Replica,
         ctx: &Ctx<'_>,
         out: &mut Vec<Output>,
@@ -517,7 +535,12 @@ impl Leader {
                 .admits_ids(room.as_str(), self.tail.ids() + 1)
                 .map_err(|e| refusal(Reason::Limit, &e.to_string()))?;
         }
-        self.ensure_room(room.clone(), publish.keeps.map(|keeps| *keeps), replica, ctx)?;
+        match of {
+            None => {
+                self.ensure_room(room.clone(), publish.keeps.map(|keeps| *keeps), replica, ctx)?;
+            }
+            Some(of) => self.admits(of, &room, replica, ctx)?,
+        }
         let Some((epoch, mut seq)) = self.tail.room(&room, replica, |l| epoch(ctx, replica, l)) else {
             return Err(refusal(Reason::Busy, "the room is being removed"));
         };
@@ -547,6 +570,7 @@ impl Leader {
                 router,
                 number: publish.number,
                 settled_below: publish.settled_below,
+                retracts: of.map(|of| of.retracts),
             },
         };
         let lsn = self.append(body, replica, ctx);
@@ -555,6 +579,24 @@ impl Leader {
             self.show_early(entry, epoch, ctx, out);
         }
         Ok(None)
+    }
+
+    /// Whether there is something that a retraction is about. What is under way counts as if it had come. One that passes here
+    /// and finds nothing when it is applied, since another came before it, only tells the members again.
+    fn admits(&self, of: Retraction, room: &RoomId, replica: &Replica, ctx: &Ctx<'_>) -> Result<(), v1::Refusal> {
+        let nothing = |text| Err(refusal(Reason::Nothing, text));
+        let Some((epoch, top)) = self.tail.room(room, replica, |l| epoch(ctx, replica, l)) else {
+            return nothing("there is no such room");
+        };
+        if of.epoch.is_some_and(|e| e != epoch) {
+            return Err(refusal(Reason::UnknownEpoch, "the room has another history"));
+        }
+        let Retracts::One(seq) = of.retracts else { return Ok(()) };
+        let kept = replica.rooms.get(room.as_str()).filter(|r| r.epoch() == epoch);
+        if seq > top || kept.is_some_and(|r| r.is_marked(seq)) {
+            return nothing("it was never given, or is deleted");
+        }
+        Ok(())
     }
 
     /// Delivers what is not committed yet: what [`Rule::DeliversOnceCommitted`] forbids.
@@ -764,6 +806,21 @@ fn publication(entry: &Entry, publish: &Publish) -> v1::Publication {
         data: publish.data.clone(),
         info: publish.info.as_ref().map(Into::into),
         id: publish.id.clone(),
+        mark: publish.mark(),
+    }
+}
+
+/// Takes out of `missed` what a later publication takes back: it is handed to nobody any more.
+fn retract(missed: &mut [v1::Event], by: &v1::Publication) {
+    if by.mark.is_none() {
+        return;
+    }
+    for event in missed {
+        if let Some(v1::event::Kind::Publication(p)) = &mut event.kind
+            && by.retracts(p)
+        {
+            p.blank(&by.data);
+        }
     }
 }
 
@@ -853,11 +910,13 @@ pub fn refuse(
     out: &mut Vec<Output>,
 ) {
     const TEXT: &str = "not the slot's primary";
+    let mut refuse_publish = |publish: &v1::Publish| {
+        out.push(publish_refused(link, slot, publish.number, term, refusal(Reason::NotPrimary, TEXT)));
+        out.push(not_primary(link, slot, term, placement));
+    };
     match message {
-        FromRouter::Publish(p) => {
-            out.push(publish_refused(link, slot, p.number, term, refusal(Reason::NotPrimary, TEXT)));
-            out.push(not_primary(link, slot, term, placement));
-        }
+        FromRouter::Publish(publish) => refuse_publish(publish),
+        FromRouter::Retract(retract) => retract.publish.iter().for_each(refuse_publish),
         FromRouter::Attach(_) | FromRouter::History(_) | FromRouter::PresenceQuery(_) => {
             out.push(not_primary(link, slot, term, placement));
         }

@@ -309,6 +309,26 @@ impl World {
         self.input(at, Input::Router { link, message: v1::router_message::Kind::Publish(publish) });
     }
 
+    /// Retracts what is at `seq` of a room; what the router is answered.
+    fn retract(&mut self, number: u64, room: &str, seq: u64, epoch: Option<Epoch>) -> v1::Published {
+        let (at, link) = self.router.at.unwrap();
+        let publish = v1::Publish {
+            room: room.into(),
+            number,
+            generation: 1,
+            data: Bytes::from_static(b"{}"),
+            ..Default::default()
+        };
+        let retract = v1::Retract { publish: Some(publish), seq, epoch: epoch.map(Into::into) };
+        self.router.number = self.router.number.max(number);
+        self.input(at, Input::Router { link, message: v1::router_message::Kind::Retract(Box::new(retract)) });
+        let answer = self.to_router.iter().rev().find_map(|(_, message)| match &message.kind {
+            Some(v1::node_message::Kind::Published(p)) if p.number == number => Some(p.clone()),
+            _ => None,
+        });
+        answer.expect("one copy commits at once")
+    }
+
     fn deliver_router(&mut self) {
         let Some((_, message)) = self.to_router.pop_front() else { return };
         use v1::node_message::Kind;
@@ -717,6 +737,99 @@ fn what_the_log_no_longer_has_is_replayed_from_history() {
     world.attach(Incarnation(1));
     settle(&mut world);
     assert_eq!((world.router.gaps, world.router.delivered.len()), (0, 10));
+}
+
+#[test]
+fn what_is_retracted_is_replayed_to_nobody() {
+    // From the log, and from the history where the log is too short.
+    for (publishes, seq, from_log) in [(2, 1, true), (2, 2, true), (6, 3, false)] {
+        let mut world = run(1, vec![]);
+        settle(&mut world);
+        for _ in 0..publishes {
+            world.publish();
+        }
+        let answer = world.retract(publishes + 1, ROOM, seq, world.router.epoch);
+        assert_eq!((answer.refused, answer.seq), (None, publishes + 1));
+        let replica = world.slots[&Incarnation(1)].replica.as_ref().unwrap();
+        assert_eq!(replica.log.base() <= Lsn(world.router.lsn), from_log);
+        // Deliveries are lost with the link.
+        world.attach(Incarnation(1));
+        world.quiesce();
+        let expected = |n: u64| if n == seq || n > publishes { "{}".to_owned() } else { format!("{{\"n\":{n}}}") };
+        let expected: Vec<_> = (1..=publishes + 1).map(|n| (n, Bytes::from(expected(n)))).collect();
+        let delivered: Vec<_> = world.router.delivered.iter().map(|(_, seq, data)| (*seq, data.clone())).collect();
+        assert_eq!((world.router.gaps, delivered), (0, expected));
+    }
+    for (publishes, gaps) in [(2, 0), (6, 1)] {
+        let mut world = run(1, vec![]);
+        settle(&mut world);
+        for _ in 0..publishes {
+            world.publish();
+        }
+        assert_eq!(world.retract(publishes + 1, ROOM, 0, None).seq, publishes + 1);
+        world.attach(Incarnation(1));
+        world.quiesce();
+        assert_eq!((world.router.gaps, world.router.seq), (gaps, publishes + 1));
+        assert!(world.router.delivered.iter().all(|(.., data)| data == "{}"), "{:?}", world.router.delivered);
+    }
+}
+
+#[test]
+fn what_can_not_be_retracted_is_said_and_not_logged() {
+    use v1::refusal::Reason;
+    let mut world = run(1, vec![]);
+    settle(&mut world);
+    world.publish();
+    let here = world.router.epoch;
+    let other = here.map(|e| Epoch { generation: Generation(9), ..e });
+    let first = world.retract(2, ROOM, 1, here);
+    assert_eq!((&first.refused, first.seq), (&None, 2));
+    assert_eq!(world.retract(2, ROOM, 1, here), first, "sent again it is answered as before");
+    let last = |world: &World| world.slots[&Incarnation(1)].replica.as_ref().unwrap().log.last();
+    let before = last(&world);
+    for (number, room, seq, epoch, reason) in [
+        (3, ROOM, 1, None, Reason::Nothing),
+        (4, ROOM, 2, None, Reason::Nothing),
+        (5, ROOM, 3, None, Reason::Nothing),
+        (6, ROOM, u64::MAX, None, Reason::Nothing),
+        (7, "elsewhere", 1, None, Reason::Nothing),
+        (8, "elsewhere", 0, None, Reason::Nothing),
+        (9, ROOM, 1, other, Reason::UnknownEpoch),
+        (10, ROOM, 0, other, Reason::UnknownEpoch),
+        (11, "", 0, None, Reason::BadRequest),
+    ] {
+        let refused = world.retract(number, room, seq, epoch).refused;
+        assert_eq!(refused.map(|r| r.reason()), Some(reason), "{room} {seq} {epoch:?}");
+    }
+    assert_eq!(last(&world), before);
+    assert!(world.slots[&Incarnation(1)].replica.as_ref().unwrap().rooms.get("elsewhere").is_none());
+}
+
+#[test]
+fn what_is_under_way_can_be_retracted() {
+    let mut world = run(2, vec![]);
+    settle(&mut world);
+    world.write(&Change::AddLearner { slot: SlotId(0), incarnation: Incarnation(2) });
+    settle(&mut world);
+    // Nothing commits until the other copy has it.
+    world.publish();
+    let (at, link) = world.router.at.unwrap();
+    let publish = v1::Publish { room: ROOM.into(), number: 2, data: Bytes::from_static(b"{}"), ..Default::default() };
+    let retract = v1::Retract { publish: Some(publish), seq: 1, epoch: None };
+    world.input(at, Input::Router { link, message: v1::router_message::Kind::Retract(Box::new(retract)) });
+    assert!(world.to_router.is_empty());
+    let to_other = (Incarnation(1), Incarnation(2), false);
+    while !world.streams[&to_other].is_empty() {
+        world.deliver_stream(0);
+    }
+    let to = world.record().in_sync[1];
+    world.write(&Change::Switch { slot: SlotId(0), to });
+    world.quiesce();
+    assert_eq!((world.router.gaps, world.router.seq), (0, 2));
+    for slot in world.slots.values() {
+        let room = slot.replica.as_ref().unwrap().rooms.get(ROOM).unwrap();
+        assert!(room.is_marked(Seq(1)) && room.is_marked(Seq(2)));
+    }
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
+use roomring_proto::client::tags;
 use roomring_proto::{NodeId, v1};
 use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
@@ -61,6 +62,27 @@ pub(super) struct Broadcast {
 #[derive(Serialize)]
 pub(super) struct Batch {
     pub(super) replies: Vec<BTreeMap<String, Outcome>>,
+}
+
+/// Of a deletion.
+#[derive(Serialize)]
+pub(super) struct Deleted {
+    pub(super) deleted: bool,
+}
+
+/// Of the removal of a history: where the publication is that says so; nothing if there is no such room.
+#[derive(Serialize)]
+pub(super) struct Removed {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    offset: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    epoch: Option<String>,
+}
+
+impl From<Option<api::Position>> for Removed {
+    fn from(position: Option<api::Position>) -> Self {
+        Self { offset: position.map(|p| p.seq.0), epoch: position.map(|p| p.epoch.to_string()) }
+    }
 }
 
 /// Of presence.
@@ -137,7 +159,8 @@ struct Publication {
 
 impl Publication {
     fn new(publication: v1::Publication, payload: Payload) -> Self {
-        let v1::Publication { seq, data, info, id, .. } = publication;
+        let tags = tags(&publication).map(|(name, value)| (name, value.into_owned())).collect();
+        let v1::Publication { seq, data, info, .. } = publication;
         let data = match payload {
             Payload::Json => embedded(&data).ok_or(data),
             Payload::Binary => Err(data),
@@ -146,7 +169,6 @@ impl Publication {
             Ok(json) => (Some(json), None),
             Err(bytes) => (None, Some(STANDARD.encode(bytes))),
         };
-        let tags = (!id.is_empty()).then_some(("id", id)).into_iter().collect();
         Self { offset: seq, data, b64data, info: info.map(Info::from), tags }
     }
 }

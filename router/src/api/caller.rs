@@ -56,6 +56,7 @@ impl<'a, B: Backend> Caller<'a, B> {
             for answer in arrived {
                 let request = match &answer {
                     ToClient::Published { request, .. }
+                    | ToClient::Retracted { request, .. }
                     | ToClient::History { request, .. }
                     | ToClient::Presence { request, .. } => *request,
                     // It is in no room.

@@ -12,12 +12,14 @@ use super::problem::Problem;
 use crate::namespaces::{Namespaces, Payload};
 
 /// Every method, as in its address.
-pub(super) const METHODS: [&str; 14] = [
+pub(super) const METHODS: [&str; 16] = [
     "publish",
     "broadcast",
     "presence",
     "presence_stats",
     "history",
+    "history_remove",
+    "delete",
     "channels",
     "info",
     "subscribe",
@@ -41,6 +43,8 @@ pub(super) enum Call {
     Publish { rooms: Vec<RoomId>, data: Given, id: String, one: bool },
     Presence { room: RoomId, stats_only: bool },
     History { room: RoomId, limit: i32, since: Option<Since>, reverse: bool },
+    HistoryRemove { room: RoomId },
+    Delete { room: RoomId, at: Since },
     Channels { pattern: String },
     Info,
     Subscribe { whom: Whom, room: RoomId },
@@ -67,7 +71,7 @@ pub(super) enum Given {
     Binary(Vec<u8>),
 }
 
-/// Where history begins.
+/// A place in a room's history.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Since {
@@ -136,6 +140,14 @@ impl Call {
             "presence" => Self::Presence { room: read::<Channel>(arguments)?.room()?, stats_only: false },
             "presence_stats" => Self::Presence { room: read::<Channel>(arguments)?.room()?, stats_only: true },
             "history" => read::<History>(arguments)?.check()?,
+            "history_remove" => Self::HistoryRemove { room: read::<Channel>(arguments)?.room()? },
+            "delete" => {
+                let Delete { channel, offset, epoch } = read(arguments)?;
+                if offset == 0 {
+                    return Err(Problem::bad("offset", "nothing has it: the first is 1"));
+                }
+                Self::Delete { room: room(&channel)?, at: Since { offset, epoch } }
+            }
             "channels" => Self::Channels { pattern: read::<Channels>(arguments)?.pattern },
             "info" => read::<Nothing>(arguments).map(|Nothing {}| Self::Info)?,
             "subscribe" => read::<Member>(arguments)?.check().map(|(whom, room)| Self::Subscribe { whom, room })?,
@@ -289,6 +301,15 @@ impl History {
         let room = room(&self.channel)?;
         Ok(Call::History { room, limit: self.limit, since: self.since, reverse: self.reverse })
     }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Delete {
+    channel: String,
+    offset: u64,
+    #[serde(default)]
+    epoch: String,
 }
 
 #[derive(Deserialize)]

@@ -28,7 +28,8 @@ pub use key::{ApiKeys, BadKey};
 use crate::backend::Backend;
 use crate::cluster::{Cluster, Errand};
 use crate::http::{Answer, App, body, reply};
-use crate::hub::api::{ClientPosition, Command, ToClient};
+use crate::hub::api::{ClientPosition, Command, Position, Retracts, ToClient};
+use crate::namespaces::Payload;
 use crate::roster::unix_now;
 
 /// What the addresses of methods begin with.
@@ -150,6 +151,16 @@ impl<B: Backend> Business<'_, B> {
                 let since = since.map(|s| ClientPosition { epoch: s.epoch, seq: roomring_proto::Seq(s.offset) });
                 self.history(room, limit, since, reverse).await
             }
+            Call::HistoryRemove { room } => {
+                Ok(result(&answers::Removed::from(self.retract(room, Retracts::All).await?)))
+            }
+            Call::Delete { room, at } => {
+                let epoch = (!at.epoch.is_empty()).then(|| at.epoch.parse()).transpose();
+                // One that we never gave is no room's.
+                let epoch = epoch.map_err(|_| ErrorCode::UNRECOVERABLE_POSITION)?;
+                let what = Retracts::One { seq: roomring_proto::Seq(at.offset), epoch };
+                Ok(result(&answers::Deleted { deleted: self.retract(room, what).await?.is_some() }))
+            }
             Call::Channels { pattern } => Ok(result(&answers::Channels::new(self.cluster.rooms().await, &pattern))),
             Call::Info => Ok(result(&answers::Routers::from(self.cluster.routers().await))),
             Call::Subscribe { whom, room } => {
@@ -237,6 +248,19 @@ impl<B: Backend> Business<'_, B> {
                 Ok(result(&answers::History::new(history, options.payload)))
             }
             Some(ToClient::History { result: Err(error), .. }) => Err(error.into()),
+            _ => Err(ErrorCode::INTERNAL.into()),
+        }
+    }
+
+    /// Takes back what was published; where that is said. `None`: there was nothing.
+    async fn retract(&self, room: RoomId, what: Retracts) -> Result<Option<Position>, Problem> {
+        let data = match self.app.policy.namespaces.of(&room)?.payload {
+            Payload::Json => Bytes::from_static(b"{}"),
+            Payload::Binary => Bytes::new(),
+        };
+        let caller = Caller::new(self.backend);
+        match caller.ask_one(|request, client| Command::Retract { request, room, client, what, data }).await {
+            Some(ToClient::Retracted { result, .. }) => Ok(result?),
             _ => Err(ErrorCode::INTERNAL.into()),
         }
     }

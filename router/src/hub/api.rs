@@ -72,6 +72,20 @@ pub struct Position {
     pub seq: Seq,
 }
 
+/// What is taken back of a room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Retracts {
+    /// One publication.
+    One {
+        /// Its place.
+        seq: Seq,
+        /// Of this history; `None` = whichever it is.
+        epoch: Option<Epoch>,
+    },
+    /// All of them.
+    All,
+}
+
 /// What a session asks. `request` is echoed in the answer.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Command {
@@ -111,6 +125,19 @@ pub enum Command {
         data: Bytes,
         /// Id given by the publisher, empty if none.
         id: String,
+    },
+    /// Takes back what was published.
+    Retract {
+        /// The command's id.
+        request: u32,
+        /// The room.
+        room: RoomId,
+        /// The client.
+        client: Arc<Client>,
+        /// What.
+        what: Retracts,
+        /// What stands in its place, as payloads of the room are.
+        data: Bytes,
     },
     /// Reads history.
     History {
@@ -178,6 +205,13 @@ pub enum ToClient {
         request: u32,
         /// What became of it.
         result: Result<Published, ErrorCode>,
+    },
+    /// Answer to a retraction.
+    Retracted {
+        /// The command's id.
+        request: u32,
+        /// Where the publication is that tells the members; `None`: there was nothing to take back.
+        result: Result<Option<Position>, ErrorCode>,
     },
     /// Answer to a history command.
     History {
@@ -272,6 +306,7 @@ impl Command {
             Self::Subscribe { room, .. }
             | Self::Unsubscribe { room, .. }
             | Self::Publish { room, .. }
+            | Self::Retract { room, .. }
             | Self::History { room, .. }
             | Self::Presence { room, .. } => room,
         }
@@ -290,6 +325,9 @@ impl Command {
             }
             Self::Publish { request, client, .. } => {
                 client.queue.push(ToClient::Published { request, result: Err(error) });
+            }
+            Self::Retract { request, client, .. } => {
+                client.queue.push(ToClient::Retracted { request, result: Err(error) });
             }
             Self::History { request, client, .. } => {
                 client.queue.push(ToClient::History { request, result: Err(error) });

@@ -268,6 +268,11 @@ impl Entrance {
         let mut list = fetched.publications;
         list.retain(|p| p.seq <= top.0);
         list.extend(recent.into_iter().filter(|p| p.seq > top.0));
+        // Who is let in with these is not given what is gone since they were read.
+        let words: Vec<_> = list.iter().filter(|p| p.mark.is_some()).cloned().collect();
+        for by in words {
+            list.iter_mut().filter(|p| by.retracts(p)).for_each(|p| p.blank(&by.data));
+        }
         let end = Position { epoch: at.epoch, seq: top.max(at.seq) };
         // The list without holes that ends at the end: whoever has what comes before it recovers.
         let mut first = end.seq.0.saturating_add(1);

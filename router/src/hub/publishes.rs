@@ -12,8 +12,9 @@ use roomring_control::clock::Time;
 use roomring_proto::close::ErrorCode;
 use roomring_proto::{Epoch, Generation, RoomId, Seq, SlotId, v1};
 use v1::refusal::Reason;
+use v1::router_message::Kind;
 
-use super::api::{Client, Position, Published, ToClient, Told};
+use super::api::{Client, Position, Published, Retracts, ToClient, Told};
 use super::queue::Pushed;
 use super::rules::{Rule, Rules};
 use crate::namespaces::Namespaces;
@@ -38,13 +39,21 @@ pub(super) struct Publishes {
     rules: Rules,
 }
 
+/// What a client wants published.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Wanted {
+    pub(super) request: u32,
+    pub(super) room: RoomId,
+    pub(super) client: Arc<Client>,
+    pub(super) data: Bytes,
+    pub(super) id: String,
+    /// It takes back what was published.
+    pub(super) retracts: Option<Retracts>,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Waiting {
-    request: u32,
-    room: RoomId,
-    client: Arc<Client>,
-    data: Bytes,
-    id: String,
+    wanted: Wanted,
     due: Time,
     /// Generation it was first sent in.
     generation: Option<Generation>,
@@ -84,49 +93,51 @@ impl Publishes {
     }
 
     /// Takes a publish under the next number; refuses it right away when too much waits.
-    pub(super) fn take(
-        &mut self,
-        now: Time,
-        request: u32,
-        room: RoomId,
-        client: Arc<Client>,
-        data: Bytes,
-        id: String,
-    ) -> Option<u64> {
-        if self.waiting.len() >= COUNT || self.bytes + data.len() > BYTES {
-            client.queue.push(ToClient::Published { request, result: Err(ErrorCode::TOO_MANY_REQUESTS) });
+    pub(super) fn take(&mut self, now: Time, wanted: Wanted) -> Option<u64> {
+        if self.waiting.len() >= COUNT || self.bytes + wanted.data.len() > BYTES {
+            let Wanted { request, client, retracts, .. } = wanted;
+            let error = ErrorCode::TOO_MANY_REQUESTS;
+            client.queue.push(match retracts {
+                None => ToClient::Published { request, result: Err(error) },
+                Some(_) => ToClient::Retracted { request, result: Err(error) },
+            });
             return None;
         }
         self.last_number += 1;
-        self.bytes += data.len();
-        let due = now + self.deadline;
-        let publish = Waiting { request, room, client, data, id, due, generation: None, sent: 0 };
-        self.waiting.insert(self.last_number, publish);
+        self.bytes += wanted.data.len();
+        self.waiting.insert(self.last_number, Waiting { wanted, due: now + self.deadline, generation: None, sent: 0 });
         Some(self.last_number)
     }
 
     /// The message that sends `number` to the primary of `generation`; `None` if it is answered.
-    pub(super) fn send(&mut self, number: u64, generation: Generation) -> Option<v1::Publish> {
+    pub(super) fn send(&mut self, number: u64, generation: Generation) -> Option<Kind> {
         let settled_below = self.settled_below();
-        let publish = self.waiting.get_mut(&number)?;
-        let first_sent_in = publish.generation.map_or(0, |g| g.0);
-        publish.generation.get_or_insert(generation);
-        publish.sent += 1;
-        Some(v1::Publish {
+        let waiting = self.waiting.get_mut(&number)?;
+        let first_sent_in = waiting.generation.map_or(0, |g| g.0);
+        waiting.generation.get_or_insert(generation);
+        waiting.sent += 1;
+        let wanted = &waiting.wanted;
+        let publish = v1::Publish {
             slot: self.slot.0,
-            room: publish.room.as_str().to_owned(),
+            room: wanted.room.as_str().to_owned(),
             number,
             settled_below,
             generation: first_sent_in,
-            data: publish.data.clone(),
-            info: (!publish.client.id.is_empty()).then(|| info(&publish.client)),
-            id: publish.id.clone(),
-            keeps: self.namespaces.keeps(&publish.room).map(Box::new),
-        })
+            data: wanted.data.clone(),
+            info: (!wanted.client.id.is_empty()).then(|| info(&wanted.client)),
+            id: wanted.id.clone(),
+            keeps: self.namespaces.keeps(&wanted.room).map(Box::new),
+        };
+        let Some(retracts) = wanted.retracts else { return Some(Kind::Publish(publish)) };
+        let (seq, epoch) = match retracts {
+            Retracts::One { seq, epoch } => (seq.0, epoch.map(Into::into)),
+            Retracts::All => (0, None),
+        };
+        Some(Kind::Retract(Box::new(v1::Retract { publish: Some(publish), seq, epoch })))
     }
 
     /// Everything unanswered once more, in its order: the slot was attached again.
-    pub(super) fn send_again(&mut self, generation: Generation) -> Vec<v1::Publish> {
+    pub(super) fn send_again(&mut self, generation: Generation) -> Vec<Kind> {
         let numbers: Vec<u64> = self.waiting.keys().copied().collect();
         numbers.into_iter().filter_map(|number| self.send(number, generation)).collect()
     }
@@ -140,11 +151,12 @@ impl Publishes {
                 position: Position { epoch, seq: Seq(answer.seq) },
                 duplicate: answer.duplicate,
             });
-            self.settle(answer.number, result, owed);
+            self.settle(answer.number, result.map(Some), owed);
             return Verdict::Settled;
         };
         // A refusal speaks of this sending only: one that was sent before may be in a log all the same.
         let never_taken = publish.sent == 1 || !self.rules.keep(Rule::UnknownOnceSent);
+        let retracts = publish.wanted.retracts.is_some();
         let error = match refusal.reason() {
             Reason::NotPrimary => {
                 if never_taken {
@@ -157,11 +169,17 @@ impl Publishes {
             Reason::Limit if never_taken => ErrorCode::LIMIT_EXCEEDED,
             Reason::Busy if never_taken => ErrorCode::TOO_MANY_REQUESTS,
             Reason::BadRequest if never_taken => ErrorCode::BAD_REQUEST,
+            Reason::UnknownEpoch if never_taken && retracts => ErrorCode::UNRECOVERABLE_POSITION,
+            Reason::Nothing if never_taken && retracts => {
+                self.settle(answer.number, Ok(None), owed);
+                return Verdict::Settled;
+            }
             Reason::Limit
             | Reason::Busy
             | Reason::BadRequest
             | Reason::OtherGeneration
             | Reason::UnknownEpoch
+            | Reason::Nothing
             | Reason::Unspecified => ErrorCode::OUTCOME_UNKNOWN,
         };
         self.settle(answer.number, Err(error), owed);
@@ -202,9 +220,18 @@ impl Publishes {
         self.waiting.first_key_value().map_or(self.last_number, |(first, _)| first - 1)
     }
 
-    fn settle(&mut self, number: u64, result: Result<Published, ErrorCode>, owed: &mut Vec<Arc<Client>>) {
-        let Some(publish) = self.waiting.remove(&number) else { return };
+    /// `Ok(None)`: there was nothing to take back.
+    fn settle(&mut self, number: u64, result: Result<Option<Published>, ErrorCode>, owed: &mut Vec<Arc<Client>>) {
+        let Some(Waiting { wanted: publish, .. }) = self.waiting.remove(&number) else { return };
         self.bytes -= publish.data.len();
+        if publish.retracts.is_some() {
+            let result = result.map(|place| place.map(|p| p.position));
+            if publish.client.queue.push(ToClient::Retracted { request: publish.request, result }) == Pushed::Owed {
+                owed.push(publish.client);
+            }
+            return;
+        }
+        let result = result.and_then(|place| place.ok_or(ErrorCode::OUTCOME_UNKNOWN));
         // Under an id that was seen before it is no news, and what the business server publishes it knows.
         if let Ok(Published { position, duplicate: false }) = result
             && !publish.client.id.is_empty()
@@ -257,8 +284,21 @@ mod tests {
     }
 
     fn take(p: &mut Publishes, client: &Arc<Client>, request: u32) -> u64 {
-        let room = RoomId::new("r").unwrap();
-        p.take(at(0), request, room, client.clone(), Bytes::from_static(b"1"), String::new()).unwrap()
+        p.take(at(0), wanted(client, request, Bytes::from_static(b"1"))).unwrap()
+    }
+
+    fn wanted(client: &Arc<Client>, request: u32, data: Bytes) -> Wanted {
+        let (room, client) = (RoomId::new("r").unwrap(), client.clone());
+        Wanted { request, room, client, data, id: String::new(), retracts: None }
+    }
+
+    fn publish(sent: Option<Kind>) -> v1::Publish {
+        let Some(Kind::Publish(publish)) = sent else { panic!("{sent:?}") };
+        publish
+    }
+
+    fn again(p: &mut Publishes, generation: Generation) -> Vec<v1::Publish> {
+        p.send_again(generation).into_iter().map(|kind| publish(Some(kind))).collect()
     }
 
     fn refused(number: u64, reason: Reason) -> v1::Published {
@@ -287,18 +327,18 @@ mod tests {
         for request in 1..=3 {
             take(&mut p, &c, request);
         }
-        let sent: Vec<_> = (1..=3).map(|n| p.send(n, G1).unwrap()).collect();
+        let sent: Vec<_> = (1..=3).map(|n| publish(p.send(n, G1))).collect();
         assert!(sent.iter().all(|s| s.settled_below == 0 && s.generation == 0));
         p.answered(done(2, 1), &mut Vec::new());
-        assert_eq!(p.send_again(G1).iter().map(|s| (s.number, s.settled_below)).collect::<Vec<_>>(), [(1, 0), (3, 0)]);
+        assert_eq!(again(&mut p, G1).iter().map(|s| (s.number, s.settled_below)).collect::<Vec<_>>(), [(1, 0), (3, 0)]);
         p.answered(done(1, 2), &mut Vec::new());
         assert_eq!(
-            p.send_again(Generation(2)).iter().map(|s| (s.settled_below, s.generation)).collect::<Vec<_>>(),
+            again(&mut p, Generation(2)).iter().map(|s| (s.settled_below, s.generation)).collect::<Vec<_>>(),
             [(2, 1)]
         );
         p.answered(done(3, 3), &mut Vec::new());
         take(&mut p, &c, 4);
-        assert_eq!(p.send(4, G1).unwrap().settled_below, 3);
+        assert_eq!(publish(p.send(4, G1)).settled_below, 3);
         assert_eq!(errors(&c), [(2, None), (1, None), (3, None)]);
     }
 
@@ -311,7 +351,7 @@ mod tests {
         p.send(1, G1);
         p.send(2, G1);
         assert_eq!(p.answered(refused(2, Reason::NotPrimary), &mut Vec::new()), Verdict::Elsewhere);
-        let again = p.send(2, Generation(2)).unwrap();
+        let again = publish(p.send(2, Generation(2)));
         assert_eq!(again.generation, 0, "no generation has it");
         assert_eq!(p.answered(refused(2, Reason::NotPrimary), &mut Vec::new()), Verdict::Elsewhere);
         p.expire(at(3_999), &mut Vec::new());
@@ -355,14 +395,67 @@ mod tests {
         for request in 0..COUNT {
             take(&mut p, &c, u32::try_from(request).unwrap());
         }
-        let room = RoomId::new("r").unwrap();
-        assert_eq!(p.take(at(0), 9, room.clone(), c.clone(), Bytes::new(), String::new()), None);
+        assert_eq!(p.take(at(0), wanted(&c, 9, Bytes::new())), None);
         assert_eq!(errors(&c), [(9, Some(111))]);
         p.fail_all(&mut Vec::new());
         errors(&c);
         let big = Bytes::from(vec![b'1'; BYTES]);
-        assert!(p.take(at(0), 1, room.clone(), c.clone(), big.clone(), String::new()).is_some());
-        assert_eq!(p.take(at(0), 2, room, c.clone(), big, String::new()), None);
+        assert!(p.take(at(0), wanted(&c, 1, big.clone())).is_some());
+        assert_eq!(p.take(at(0), wanted(&c, 2, big.clone())), None);
         assert_eq!(errors(&c), [(2, Some(111))]);
+        assert_eq!(p.take(at(0), Wanted { retracts: Some(Retracts::All), ..wanted(&c, 3, big) }), None);
+        assert_eq!(retracted(&c), [(3, Err(111))]);
+    }
+
+    fn retracted(client: &Client) -> Vec<(u32, Result<Option<u64>, u32>)> {
+        answers(client)
+            .into_iter()
+            .map(|m| match m {
+                ToClient::Retracted { request, result } => {
+                    (request, result.map(|place| place.map(|p| p.seq.0)).map_err(|e| e.code))
+                }
+                other => panic!("{other:?}"),
+            })
+            .collect()
+    }
+
+    #[test]
+    fn a_retraction_is_numbered_sent_again_and_answered_as_a_publish_is() {
+        let (mut p, c) = publishes();
+        let epoch = Epoch { uid: roomring_proto::Uid(1), generation: G1, created: roomring_proto::Lsn(1) };
+        let ask = |p: &mut Publishes, request, retracts| {
+            let retracts = Some(retracts);
+            p.take(at(0), Wanted { retracts, ..wanted(&c, request, Bytes::from_static(b"{}")) }).unwrap()
+        };
+        let one = Retracts::One { seq: Seq(7), epoch: Some(epoch) };
+        let number = ask(&mut p, 1, one);
+        let sent = |kind| match kind {
+            Some(Kind::Retract(r)) => (r.publish.unwrap().number, r.seq, r.epoch.map(Epoch::from)),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(sent(p.send(number, G1)), (1, 7, Some(epoch)));
+        assert_eq!(p.answered(refused(1, Reason::NotPrimary), &mut Vec::new()), Verdict::Elsewhere);
+        assert_eq!(sent(p.send_again(G1).pop()), (1, 7, Some(epoch)));
+        p.answered(done(1, 9), &mut Vec::new());
+        let all = ask(&mut p, 2, Retracts::All);
+        assert_eq!(sent(p.send(all, G1)), (2, 0, None));
+        p.answered(refused(2, Reason::Nothing), &mut Vec::new());
+        // One that was sent before may be in a log: whether there was something is not known.
+        for (request, sent, reason) in
+            [(3, 1, Reason::UnknownEpoch), (4, 2, Reason::UnknownEpoch), (5, 2, Reason::Nothing), (6, 1, Reason::Busy)]
+        {
+            let number = ask(&mut p, request, one);
+            (0..sent).for_each(|_| _ = p.send(number, G1));
+            p.answered(refused(number, reason), &mut Vec::new());
+        }
+        let unknown = Err(1000);
+        let expected = [(1, Ok(Some(9))), (2, Ok(None)), (3, Err(112)), (4, unknown), (5, unknown), (6, Err(111))];
+        assert_eq!(retracted(&c), expected);
+        assert!(p.is_empty() && p.told().is_empty());
+        // It means nothing in answer to a publish.
+        let number = take(&mut p, &c, 7);
+        p.send(number, G1);
+        p.answered(refused(number, Reason::Nothing), &mut Vec::new());
+        assert_eq!(errors(&c), [(7, Some(1000))]);
     }
 }

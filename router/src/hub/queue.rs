@@ -435,7 +435,8 @@ fn cost(message: &ToClient) -> usize {
             | ToClient::Unsubscribed { .. }
             | ToClient::Dropped { .. }
             | ToClient::Order(_)
-            | ToClient::Published { .. } => 0,
+            | ToClient::Published { .. }
+            | ToClient::Retracted { .. } => 0,
         }
 }
 

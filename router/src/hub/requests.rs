@@ -256,6 +256,8 @@ fn error_for(refusal: &v1::Refusal) -> ErrorCode {
         Reason::Busy => ErrorCode::TOO_MANY_REQUESTS,
         Reason::BadRequest => ErrorCode::BAD_REQUEST,
         Reason::UnknownEpoch => ErrorCode::UNRECOVERABLE_POSITION,
-        Reason::NotPrimary | Reason::Stale | Reason::OtherGeneration | Reason::Unspecified => ErrorCode::INTERNAL,
+        Reason::NotPrimary | Reason::Stale | Reason::OtherGeneration | Reason::Nothing | Reason::Unspecified => {
+            ErrorCode::INTERNAL
+        }
     }
 }

@@ -251,6 +251,7 @@ impl Room {
             | Reason::Busy
             | Reason::OtherGeneration
             | Reason::UnknownEpoch
+            | Reason::Nothing
             | Reason::Unspecified => return self.want(now + ATTACH_AGAIN_AFTER),
         };
         // Members find out why when they subscribe again.

@@ -465,6 +465,7 @@ impl User {
                 membership.at = None;
                 stats.dropped += 1;
             }
+            ToClient::Retracted { .. } => panic!("nobody retracts"),
             ToClient::Published { request, result } => {
                 let (_, data) = self.publishes.remove(&request).expect("answered once");
                 match result {

@@ -17,7 +17,7 @@ use v1::router_message::Kind as ToNode;
 use super::api::{Client, Command, ToClient, Told};
 use super::attach::{Attachment, Link, Route};
 use super::entrance::Newcomer;
-use super::publishes::Publishes;
+use super::publishes::{Publishes, Wanted};
 use super::requests::{self, Requests};
 use super::room::{Effects, Room, Standing};
 use super::rules::Rules;
@@ -208,13 +208,11 @@ impl Slot {
                 }
             }
             Command::Publish { request, room, client, data, id } => {
-                let Some(number) = self.publishes.take(now, request, room, client, data, id) else { return };
-                self.counts.publishes += 1;
-                if let Some(attached) = self.attachment.attached()
-                    && let Some(publish) = self.publishes.send(number, attached.generation)
-                {
-                    out.push(Output { link: attached.link, message: ToNode::Publish(publish) });
-                }
+                self.publish(now, Wanted { request, room, client, data, id, retracts: None }, out);
+            }
+            Command::Retract { request, room, client, what, data } => {
+                let (id, retracts) = (String::new(), Some(what));
+                self.publish(now, Wanted { request, room, client, data, id, retracts }, out);
             }
             Command::History { request, room, client, limit, reverse, since } => {
                 let asked = self.requests.history(now, request, client, room, (limit, reverse, since));
@@ -224,6 +222,16 @@ impl Slot {
                 let asked = self.requests.presence(now, request, client, room, stats_only);
                 self.ask(asked, out);
             }
+        }
+    }
+
+    fn publish(&mut self, now: Time, wanted: Wanted, out: &mut Vec<Output>) {
+        let Some(number) = self.publishes.take(now, wanted) else { return };
+        self.counts.publishes += 1;
+        if let Some(attached) = self.attachment.attached()
+            && let Some(message) = self.publishes.send(number, attached.generation)
+        {
+            out.push(Output { link: attached.link, message });
         }
     }
 

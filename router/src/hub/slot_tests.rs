@@ -166,6 +166,9 @@ fn told(who: &Client) -> Vec<String> {
         ToClient::Order(order) => panic!("{order:?}"),
         ToClient::Published { request, result: Ok(p) } => format!("{request}: at {}", p.position.seq.0),
         ToClient::Published { request, result: Err(e) } => format!("{request}: error {}", e.code),
+        ToClient::Retracted { request, result } => {
+            format!("{request}: told at {:?}", result.map(|p| p.map(|p| p.seq.0)).map_err(|e| e.code))
+        }
         ToClient::History { request, result: Ok(History { top, publications }) } => {
             format!("{request}: {} of {}", publications.len(), top.seq.0)
         }
@@ -334,6 +337,35 @@ fn what_comes_while_the_missed_is_fetched_is_merged() {
     rig.publish("6");
     assert_eq!(told(&bob), ["1: recovered from 1 [2, 3, 4, 5]", "+bob", "+cid", "#6"]);
     assert_eq!(told(&cid), ["1: recovered from 2 [3, 4, 5]", "+bob", "+cid", "#6"]);
+}
+
+#[test]
+fn what_is_retracted_while_the_missed_is_fetched_is_not_handed_out() {
+    let mut rig = Rig::new();
+    let (ann, bob) = (client("ann"), client("bob"));
+    rig.subscribe(&ann, 1, None);
+    rig.talk();
+    for data in ["1", "2", "3"] {
+        rig.publish(data);
+    }
+    rig.subscribe(&bob, 1, rig.at(1));
+    let replies = rig.replies();
+    // What was read, and what came after, is taken back before the answer is here.
+    rig.publish("4");
+    for seq in [2, 4] {
+        let mut out = Vec::new();
+        rig.model.append("a", Bytes::from_static(b"{}"), &mut out);
+        let FromNode::Deliver(mut deliver) = out.remove(0) else { panic!("{out:?}") };
+        let Some(v1::event::Kind::Publication(p)) = &mut deliver.events[0].kind else { panic!("{deliver:?}") };
+        p.mark = Some(v1::publication::Mark::Deletes(seq));
+        rig.hear(FromNode::Deliver(deliver));
+    }
+    for reply in replies {
+        rig.hear(reply);
+    }
+    let ToClient::Subscribed { result: Ok(subscribed), .. } = answers(&bob).remove(0) else { panic!("let in") };
+    let given: Vec<_> = subscribed.publications.iter().map(|p| (p.seq, &p.data[..])).collect();
+    assert_eq!(given, [(2, &b"{}"[..]), (3, b"3"), (4, b"{}"), (5, b"{}"), (6, b"{}")]);
 }
 
 #[test]

@@ -159,6 +159,8 @@ impl Model {
                 }
             }
             ToNode::Publish(publish) => self.publish(publish, out),
+            // Of the publication that tells the members.
+            ToNode::Retract(retract) => self.publish(retract.publish.unwrap(), out),
             ToNode::Presence(p) => {
                 if self.attached.contains(&p.room) {
                     self.presence(&p.room, p.joined, p.left, out);
@@ -306,6 +308,7 @@ pub(super) fn not_primary(message: &ToNode, term: Term, out: &mut Vec<FromNode>)
             out.push(FromNode::Published(v1::Published { slot: SLOT, number, term, refused, ..Default::default() }));
             out.push(none);
         }
+        ToNode::Retract(_) => panic!("nobody retracts"),
         ToNode::Attach(_) | ToNode::History(_) | ToNode::PresenceQuery(_) => out.push(none),
         ToNode::Detach(_) | ToNode::Presence(_) => {}
         ToNode::Hello(_) | ToNode::Heartbeat(_) | ToNode::Placement(_) => {}

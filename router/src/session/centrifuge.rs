@@ -376,6 +376,8 @@ impl Centrifuge {
                     self.answer(request, Asked::RpcPublish, place, out);
                 }
             }
+            // Clients have no command for it.
+            ToClient::Retracted { .. } => {}
             ToClient::History { request, result } => {
                 let page = result.map(|h| Answer::History {
                     publications: h.publications,

@@ -201,7 +201,10 @@ impl Plain {
                 self.close(CloseCode::FORCE_DISCONNECT, out);
             }
             ToClient::Order(Order::Subscribe(_) | Order::Unsubscribe(_)) => {}
-            ToClient::Unsubscribed { .. } | ToClient::History { .. } | ToClient::Presence { .. } => {}
+            ToClient::Unsubscribed { .. }
+            | ToClient::Retracted { .. }
+            | ToClient::History { .. }
+            | ToClient::Presence { .. } => {}
         }
     }
 

@@ -423,6 +423,7 @@ pub(crate) fn refusal(command: &Command) -> Option<ToClient> {
             ToClient::Subscribed { request: *request, room: room.clone(), result: Err(result) }
         }
         Command::Publish { request, .. } => ToClient::Published { request: *request, result: Err(result) },
+        Command::Retract { request, .. } => ToClient::Retracted { request: *request, result: Err(result) },
         Command::History { request, .. } => ToClient::History { request: *request, result: Err(result) },
         Command::Presence { request, .. } => ToClient::Presence { request: *request, result: Err(result) },
         Command::Unsubscribe { .. } => return None,

@@ -145,6 +145,7 @@ impl Backend for Rooms {
                 let result = Ok(Published { position: r.position(), duplicate: false });
                 client.queue.push(ToClient::Published { request, result });
             }
+            Command::Retract { .. } => panic!("the edge retracts nothing"),
             Command::History { request, room, client, .. } => {
                 let top = rooms.entry(room).or_default().position();
                 client.queue.push(ToClient::History { request, result: Ok(History { top, publications: vec![] }) });

@@ -1,5 +1,7 @@
 //! What one client was told about one room, in order.
 
+use std::collections::BTreeMap;
+
 /// Another client, as pushes name it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Member {
@@ -31,6 +33,8 @@ pub enum Event {
         data: String,
         /// Who said it.
         from: Option<Member>,
+        /// What is said of it beside.
+        tags: BTreeMap<String, String>,
     },
     /// Somebody came.
     Joined(Member),
@@ -79,6 +83,14 @@ impl RoomLog {
     /// Payloads in order of arrival, as JSON text.
     pub fn messages(&self) -> impl Iterator<Item = &str> {
         self.events.iter().filter_map(|e| if let Event::Message { data, .. } = e { Some(data.as_str()) } else { None })
+    }
+
+    /// The tags of the message at `offset`, once it came.
+    pub fn tags(&self, offset: u64) -> Option<&BTreeMap<String, String>> {
+        self.events.iter().find_map(|e| match e {
+            Event::Message { offset: at, tags, .. } if *at == offset => Some(tags),
+            _ => None,
+        })
     }
 
     /// Codes with which the server ended the subscription.

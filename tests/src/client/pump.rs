@@ -209,7 +209,7 @@ fn log_of<'a>(state: &'a mut State, room: &str) -> &'a mut RoomLog {
 
 fn message(publication: Publication) -> Event {
     let from = publication.info.map(|info| Member { user: info.user, client: info.client });
-    Event::Message { offset: publication.offset, data: publication.data.get().to_owned(), from }
+    Event::Message { offset: publication.offset, data: publication.data.get().to_owned(), from, tags: publication.tags }
 }
 
 /// The subscribe with which an SDK comes back after an unsubscribe by the server.

@@ -1,5 +1,6 @@
 //! What the server says, as far as the client reads it.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::Deserialize;
@@ -57,6 +58,8 @@ pub(crate) struct Publication {
     #[serde(default)]
     pub(crate) offset: u64,
     pub(crate) info: Option<Info>,
+    #[serde(default)]
+    pub(crate) tags: BTreeMap<String, String>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -97,6 +97,7 @@ fn answer(command: Command, good: bool) -> ToClient {
         Command::Publish { request, .. } => {
             ToClient::Published { request, result: word(good, Published { position: TOP, duplicate: false }) }
         }
+        Command::Retract { request, .. } => ToClient::Retracted { request, result: word(good, Some(TOP)) },
         Command::History { request, .. } => {
             ToClient::History { request, result: word(good, History { top: TOP, publications: Vec::new() }) }
         }

@@ -351,6 +351,7 @@ impl Seen {
                 self.taken_back |= self.outcomes.insert(request.into(), outcome).is_some();
             }
             ToClient::Unsubscribed { .. }
+            | ToClient::Retracted { .. }
             | ToClient::History { .. }
             | ToClient::Presence { .. }
             | ToClient::Order(_) => {}

@@ -277,7 +277,7 @@ impl Client {
                     self.note(now, What::Presence { room: room.into(), clients });
                 }
             }
-            ToClient::History { .. } | ToClient::Order(_) => {}
+            ToClient::Retracted { .. } | ToClient::History { .. } | ToClient::Order(_) => {}
         }
         Ok(())
     }

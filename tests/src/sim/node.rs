@@ -702,6 +702,7 @@ fn slot_of(message: &v1::router_message::Kind) -> Option<SlotId> {
         Kind::Presence(m) => Some(SlotId(m.slot)),
         Kind::History(m) => Some(SlotId(m.slot)),
         Kind::PresenceQuery(m) => Some(SlotId(m.slot)),
+        Kind::Retract(m) => m.publish.as_ref().map(|p| SlotId(p.slot)),
         Kind::Hello(_) | Kind::Heartbeat(_) | Kind::Placement(_) => None,
     }
 }

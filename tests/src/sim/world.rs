@@ -914,6 +914,7 @@ fn room_of(command: &Command) -> &RoomId {
         Command::Subscribe { room, .. }
         | Command::Unsubscribe { room, .. }
         | Command::Publish { room, .. }
+        | Command::Retract { room, .. }
         | Command::History { room, .. }
         | Command::Presence { room, .. } => room,
     }

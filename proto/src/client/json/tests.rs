@@ -9,6 +9,7 @@ use crate::client::{
 };
 use crate::close::{CloseCode, ErrorCode};
 use crate::{Epoch, Generation, Lsn, Seq, Uid, v1};
+use v1::publication::Mark;
 
 const EPOCH: Epoch = Epoch { uid: Uid(0x1f), generation: Generation(2), created: Lsn(3) };
 
@@ -265,6 +266,16 @@ fn every_other_reply() {
         pushed("a", Push::Publication(&v1::Publication { id: "m\"1".into(), ..publication(1, "1") })),
         r#"{"push":{"channel":"a","pub":{"data":1,"offset":1,"tags":{"id":"m\"1"}}}}"#
     );
+    for (mark, tag) in [
+        (Mark::Deleted(v1::Deleted {}), r#""deleted":"1""#),
+        (Mark::Deletes(5), r#""deletes":"5""#),
+        (Mark::Clears(8), r#""clears":"8""#),
+    ] {
+        assert_eq!(
+            pushed("a", Push::Publication(&v1::Publication { mark: Some(mark), ..publication(9, "{}") })),
+            format!(r#"{{"push":{{"channel":"a","pub":{{"data":{{}},"offset":9,"tags":{{{tag}}}}}}}}}"#)
+        );
+    }
 }
 
 #[test]

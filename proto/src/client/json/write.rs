@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 use serde_json::value::RawValue;
 
-use crate::client::{Answer, Connected, Push, Reply, Subscribed};
+use crate::client::{Answer, Connected, Push, Reply, Subscribed, tags};
 use crate::close::{CloseCode, ErrorCode};
 use crate::v1;
 
@@ -298,10 +298,12 @@ struct WirePublication<'a> {
     tags: Option<WireTags<'a>>,
 }
 
-/// What the protocol has no field for travels in tags, which every SDK hands to the application.
-#[derive(Serialize)]
-struct WireTags<'a> {
-    id: &'a str,
+struct WireTags<'a>(&'a v1::Publication);
+
+impl Serialize for WireTags<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(tags(self.0))
+    }
 }
 
 impl<'a> From<&'a v1::Publication> for WirePublication<'a> {
@@ -310,7 +312,7 @@ impl<'a> From<&'a v1::Publication> for WirePublication<'a> {
             data: Embedded(&p.data),
             info: p.info.as_ref().map(Into::into),
             offset: p.seq,
-            tags: (!p.id.is_empty()).then(|| WireTags { id: &p.id }),
+            tags: tags(p).next().is_some().then_some(WireTags(p)),
         }
     }
 }

@@ -11,6 +11,7 @@ use crate::client::{
 };
 use crate::close::{CloseCode, ErrorCode};
 use crate::{Epoch, Generation, Lsn, Seq, Uid, v1};
+use v1::publication::Mark;
 
 const EPOCH: Epoch = Epoch { uid: Uid(0x1f), generation: Generation(2), created: Lsn(3) };
 
@@ -329,11 +330,16 @@ prop_compose! {
     }
 }
 
+fn mark() -> impl Strategy<Value = Option<Mark>> {
+    let deleted = Mark::Deleted(v1::Deleted {});
+    prop_oneof![Just(None), Just(Some(deleted)), Just(Some(Mark::Deletes(7))), Just(Some(Mark::Clears(0)))]
+}
+
 prop_compose! {
     fn any_publication()(
-        seq in 0u64..1 << 53, data in payload(), info in prop::option::of(client_info()), id in text(),
+        seq in 0u64..1 << 53, data in payload(), info in prop::option::of(client_info()), id in text(), mark in mark(),
     ) -> v1::Publication {
-        v1::Publication { seq, data: raw(&data), info, id, ..Default::default() }
+        v1::Publication { seq, data: raw(&data), info, id, mark, ..Default::default() }
     }
 }
 

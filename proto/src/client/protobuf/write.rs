@@ -4,7 +4,7 @@ use bytes::Bytes;
 use prost::Message;
 
 use super::wire;
-use crate::client::{Answer, Connected, Push, Reply, Subscribed};
+use crate::client::{Answer, Connected, Push, Reply, Subscribed, tags};
 use crate::close::{CloseCode, ErrorCode};
 use crate::v1;
 
@@ -137,14 +137,8 @@ impl From<&Subscribed> for wire::SubscribeResult {
 
 impl From<&v1::Publication> for wire::Publication {
     fn from(p: &v1::Publication) -> Self {
-        // What the protocol has no field for travels in tags, which every SDK hands to the application.
-        let tags = (!p.id.is_empty()).then(|| ("id".to_owned(), p.id.clone()));
-        Self {
-            data: p.data.clone(),
-            info: p.info.as_ref().map(Into::into),
-            offset: p.seq,
-            tags: tags.into_iter().collect(),
-        }
+        let tags = tags(p).map(|(name, value)| (name.to_owned(), value.into_owned()));
+        Self { data: p.data.clone(), info: p.info.as_ref().map(Into::into), offset: p.seq, tags: tags.collect() }
     }
 }
 

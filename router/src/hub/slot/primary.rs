@@ -98,7 +98,7 @@ impl Slot {
             });
         }
         if whole {
-            let again = self.publishes.send_again(attached.generation).into_iter().map(ToNode::Publish);
+            let again = self.publishes.send_again(attached.generation).into_iter();
             let again = again.chain(self.requests.send_again(self.attachment.term_seen()));
             out.extend(again.map(|message| Output { link: attached.link, message }));
         }

@@ -100,6 +100,7 @@ impl Subject {
                 Output::Hub(Command::Subscribe { request, .. }) => format!("hub subscribe {request}"),
                 Output::Hub(Command::Unsubscribe { request, .. }) => format!("hub unsubscribe {request:?}"),
                 Output::Hub(Command::Publish { request, .. }) => format!("hub publish {request}"),
+                Output::Hub(Command::Retract { .. }) => panic!("clients retract nothing"),
                 Output::Hub(Command::History { request, .. }) => format!("hub history {request}"),
                 Output::Hub(Command::Presence { request, .. }) => format!("hub presence {request}"),
             })
