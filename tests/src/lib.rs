@@ -49,7 +49,7 @@ pub use follow::{Follow, Switch, has_seats, primaries};
 pub use net::{Net, Ports};
 pub use oracle::{Oracle, Story};
 pub use process::{Process, Ran, alive, binary, run};
-pub use proxy::Proxy;
+pub use proxy::{Proxy, nowhere};
 pub use raw::{Response, Tcp, get, post};
 pub use roamer::{Addresses, Roamer};
 pub use roamers::Roamers;
