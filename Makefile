@@ -43,6 +43,16 @@ check: build-deps ## Check formatting, lints and documentation
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" $(CARGO) doc --locked --workspace --no-deps --document-private-items
 
+# Not part of `make test`: it needs a tool that takes minutes to build, and a database that is not everywhere to be had.
+ADVISORIES := https://github.com/rustsec/advisory-db
+.PHONY: audit
+audit: cargo ## Licences, sources and known vulnerabilities of dependencies (needs cargo-deny, and GitHub for the last)
+	@command -v cargo-deny >/dev/null 2>&1 || { echo "NOT CHECKED: cargo-deny is missing; cargo install --locked cargo-deny" >&2; exit 1; }
+	$(CARGO) deny --locked check bans licenses sources
+	@git ls-remote $(ADVISORIES) HEAD >/dev/null 2>&1 || { \
+		echo "NOT CHECKED: known vulnerabilities, as $(ADVISORIES) can't be reached from here" >&2; exit 1; }
+	$(CARGO) deny --locked check advisories
+
 sweep: build-deps ## Try thousands of rings, and hundreds of loads to rebalance (minutes)
 	$(CARGO) test --locked --release -p roomring-control --lib -- --ignored --nocapture
 
@@ -71,6 +81,12 @@ bench-failover: test-packages ## Kill nodes under load, KILLS=30 of each mode, a
 bench-reshard: test-packages ## A node joins and leaves under load, ROUNDS=3: what rooms notice of it
 	$(CARGO) build --locked --release --workspace --bins
 	$(TARGET_DIR)/release/bench-reshard --rounds $(or $(ROUNDS),3) $(ARGS)
+
+.PHONY: bench-rogues
+bench-rogues: test-packages ## What 1,000 good clients notice of 1,000 rogues, RUNS=3: times, memory, what rogues get
+	$(CARGO) build --locked --release -p roomring-node -p roomring-router -p roomctl
+	$(CARGO) build --locked --release -p roomring-tests --bins
+	$(TARGET_DIR)/release/bench-rogues --runs $(or $(RUNS),3) $(ARGS)
 
 .PHONY: bench-rebalance
 bench-rebalance: test-packages ## A Zipf(1.1) load before and after automatic rebalancing, SEEDS=1,2: how hot the hottest node is

@@ -12,6 +12,9 @@ use roomring_control::registry::EtcdAccess;
 use roomring_control::tls::TlsFiles;
 use roomring_control::wire::Wire;
 use roomring_proto::{NodeId, limits};
+use rustls::RootCertStore;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use serde::{Deserialize, Serialize};
 
 use crate::api::ApiKeys;
@@ -70,6 +73,9 @@ pub struct Flags {
     /// File with the certificate's key, in PEM
     #[arg(long, env = "ROOMRING_TLS_KEY_FILE", value_name = "PATH")]
     tls_key_file: Option<PathBuf>,
+    /// File with certificates that those of the business server and of the JWKS server may be signed by, in PEM, beside the system's
+    #[arg(long, env = "ROOMRING_BUSINESS_CA_FILE", value_name = "PATH")]
+    business_ca_file: Option<PathBuf>,
     /// Where roomctl and other processes connect [default: 127.0.0.1:0]
     #[arg(long, env = "ROOMRING_GRPC", value_name = "HOST:PORT")]
     grpc: Option<String>,
@@ -217,6 +223,8 @@ pub struct Config {
     pub tls_certificate_file: Option<PathBuf>,
     /// Where its key is.
     pub tls_key_file: Option<PathBuf>,
+    /// Where the certificates are that those of the business server and of the JWKS server may be signed by, beside the system's.
+    pub business_ca_file: Option<PathBuf>,
     /// Where the gRPC server listens, host:port.
     #[serde(default = "grpc")]
     pub grpc: String,
@@ -458,7 +466,7 @@ impl Config {
             let pem = std::fs::read_to_string(path).map_err(|e| bad(e.to_string()))?;
             tokens = tokens.with_pem(&pem).map_err(|e| bad(e.to_string()))?;
         }
-        let client = client("connect")?;
+        let client = self.client("connect")?;
         if let Some(url) = &self.token_jwks {
             if !url.starts_with("http://") && !url.starts_with("https://") {
                 return Err(Invalid::new("token_jwks", "expected a URL such as https://example.com/jwks.json"));
@@ -484,7 +492,7 @@ impl Config {
     /// A setting that can't be used.
     pub fn webhook(&self) -> Result<Option<Webhook>, Invalid> {
         let Some(config) = &self.webhook else { return Ok(None) };
-        Webhook::new(config, self.id.clone(), self.namespaces(), client("webhook")?).map(Some)
+        Webhook::new(config, self.id.clone(), self.namespaces(), self.client("webhook")?).map(Some)
     }
 
     /// The way to the business server, if there is one.
@@ -492,7 +500,30 @@ impl Config {
     /// # Errors
     /// A setting that can't be used.
     pub fn proxy(&self) -> Result<Option<Proxy>, Invalid> {
-        self.proxy.as_ref().map(Proxy::new).transpose()
+        let Some(config) = &self.proxy else { return Ok(None) };
+        Proxy::new(config, &self.authorities()?).map(Some)
+    }
+
+    /// What calls servers of the application. Answers come from one address; a redirect elsewhere would be somebody else's.
+    fn client(&self, field: &str) -> Result<reqwest::Client, Invalid> {
+        let bad = |e: reqwest::Error| Invalid::new(field, format!("no HTTP client can be had: {e}"));
+        let mut client = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none());
+        for authority in self.authorities()? {
+            client = client.add_root_certificate(reqwest::Certificate::from_der(&authority).map_err(bad)?);
+        }
+        client.build().map_err(bad)
+    }
+
+    /// The certificates in [`Self::business_ca_file`].
+    fn authorities(&self) -> Result<Vec<CertificateDer<'static>>, Invalid> {
+        let Some(path) = &self.business_ca_file else { return Ok(Vec::new()) };
+        let bad = |problem: String| Invalid::new("business_ca_file", format!("{}: {problem}", path.display()));
+        let pem = std::fs::read(path).map_err(|e| bad(e.to_string()))?;
+        let all: Vec<_> =
+            CertificateDer::pem_slice_iter(&pem).collect::<Result<_, _>>().map_err(|e| bad(e.to_string()))?;
+        let mut usable = RootCertStore::empty();
+        all.iter().try_for_each(|one| usable.add(one.clone())).map_err(|e| bad(e.to_string()))?;
+        if all.is_empty() { Err(bad("has no certificate".to_owned())) } else { Ok(all) }
     }
 
     /// TLS for clients, if there is any.
@@ -524,12 +555,6 @@ impl Config {
             Err(_) => Ok(None),
         }
     }
-}
-
-/// What calls servers of the application. Answers come from one address; a redirect elsewhere would be somebody else's.
-fn client(field: &str) -> Result<reqwest::Client, Invalid> {
-    let client = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build();
-    client.map_err(|e| Invalid::new(field, format!("no HTTP client can be had: {e}")))
 }
 
 fn host_port(field: &str, value: &str) -> Result<(), Invalid> {

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use roomring_control::daemon::config::USAGE_EXIT_CODE;
 use roomring_control::daemon::{self, shutdown, telemetry};
-use roomring_router::{Config, Flags, Ready};
+use roomring_router::{Config, Error, Flags, Ready};
 use tokio::sync::oneshot;
 
 #[tokio::main]
@@ -14,7 +14,7 @@ async fn main() -> ExitCode {
     let config = daemon::load::<Flags, Config>();
     if let Err(e) = telemetry::start(&config.log, config.log_format) {
         eprintln!("roomring-router: {e}");
-        return ExitCode::from(u8::try_from(USAGE_EXIT_CODE).expect("2 is a u8"));
+        return usage();
     }
     allow_files();
     let stop = match shutdown::on_signal() {
@@ -36,9 +36,16 @@ async fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             eprintln!("roomring-router: {e}");
-            ExitCode::FAILURE
+            match e {
+                Error::Setting(_) => usage(),
+                _ => ExitCode::FAILURE,
+            }
         }
     }
+}
+
+fn usage() -> ExitCode {
+    ExitCode::from(u8::try_from(USAGE_EXIT_CODE).expect("2 is a u8"))
 }
 
 /// Every client is an open file, and the usual soft limit of 1,024 is for programs that use select(2).

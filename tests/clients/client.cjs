@@ -75,6 +75,7 @@ const operations = {
     return { offset: page.offset, epoch: page.epoch, publications: page.publications.map(publication) };
   },
   rpc: async ({ method, data }) => unpacked((await client.rpc(method, packed(data))).data),
+  send: ({ data }) => client.send(packed(data)),
   disconnect: () => client.disconnect(),
 };
 

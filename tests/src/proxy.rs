@@ -55,6 +55,12 @@ impl Drop for Proxy {
     }
 }
 
+/// An address where connections are refused.
+pub fn nowhere() -> SocketAddr {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().expect("address of a bound socket")
+}
+
 async fn accept(listener: TcpListener, target: Arc<Mutex<SocketAddr>>, cuts: watch::Receiver<u64>) {
     // Dropped, and so ended, with this task.
     let mut connections = JoinSet::new();

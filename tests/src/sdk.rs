@@ -44,6 +44,15 @@ pub struct Sdk {
 }
 
 impl Sdk {
+    /// Every SDK in every encoding that it is tested in.
+    pub const ALL: [(SdkKind, Encoding); 5] = [
+        (SdkKind::JavaScript, Encoding::Json),
+        (SdkKind::JavaScript, Encoding::Protobuf),
+        (SdkKind::Python, Encoding::Json),
+        (SdkKind::Python, Encoding::Protobuf),
+        (SdkKind::Go, Encoding::Protobuf),
+    ];
+
     /// Starts the program; its log goes under `dir`.
     pub fn start(kind: SdkKind, encoding: Encoding, name: &str, dir: &Path) -> Self {
         let installed = installed();
@@ -89,6 +98,7 @@ impl Sdk {
     /// Connects as `user`.
     pub async fn connect(&mut self, url: &str, user: &str) {
         self.ok("connect", json!({"url": url, "user": user})).await;
+        self.event("connecting").await;
         self.event("connected").await;
     }
 
@@ -105,6 +115,11 @@ impl Sdk {
                 return event;
             }
         }
+    }
+
+    /// Everything that was told so far and not taken, in order.
+    pub fn kept(&self) -> &[Value] {
+        &self.kept
     }
 
     async fn wait(&mut self, what: &str, fits: impl Fn(&Value) -> bool) -> Value {

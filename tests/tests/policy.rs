@@ -2,8 +2,11 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use futures_util::future::join_all;
 use jsonwebtoken::{EncodingKey, Header, encode};
-use roomring_tests::{Client, Cluster, Encoding, Error, Options, Proxy, Sdk, SdkKind, evidence, holder, write};
+use roomring_tests::{
+    Client, Cluster, Encoding, Error, Options, Proxy, Sdk, SdkKind, evidence, go_is_missing, holder, nowhere, write,
+};
 use serde_json::{Value, json};
 
 const SECRET: &str = "a secret of sufficient length";
@@ -71,59 +74,60 @@ async fn rooms_go_by_their_namespace_also_after_a_failover() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn centrifuge_js_with_tokens() {
-    tokens(SdkKind::JavaScript, Encoding::Json).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn centrifuge_python_with_tokens() {
-    tokens(SdkKind::Python, Encoding::Protobuf).await;
-}
-
-async fn tokens(kind: SdkKind, encoding: Encoding) {
+async fn every_sdk_with_tokens() {
     let (cluster, _files) = cluster("token_secret_file = SECRET\n[namespaces.private]\njoin = \"token\"\n").await;
-    let router = cluster.http()[0];
-    let proxy = Proxy::start(router).await;
-    let mut ann = Sdk::start(kind, encoding, "ann", &cluster.path("."));
-    let connection = |exp: u64| token(&json!({"sub": "ann", "exp": in_seconds(exp), "channels": ["own"]}));
-    let member = |exp: u64| token(&json!({"sub": "ann", "exp": in_seconds(exp), "channel": "private:a"}));
-    // The first is expired: another is asked for. The second ends in 3 s and is refreshed.
-    let connections = [connection(0), connection(3), connection(600), connection(600), connection(600)];
-    let url = format!("ws://{}/connection/websocket", proxy.address());
-    ann.ok("connect", json!({"url": url, "user": "eve", "tokens": connections})).await;
-    ann.event("connected").await;
-    assert_eq!(ann.event("server_subscribed").await["room"], "own");
-
-    ann.ok("subscribe", json!({"room": "private:a", "tokens": [member(3), member(600), member(600), member(600)]}))
-        .await;
-    ann.event("subscribed").await;
-    let present = ann.ok("presence", json!({"room": "private:a"})).await;
-    assert!(present.as_object().into_iter().flatten().all(|(_, p)| p["user"] == "ann"), "{present}");
-
-    // Cut off, it misses something in its own room, and gets it when it is back.
-    proxy.cut();
-    let mut bob = Sdk::start(SdkKind::JavaScript, Encoding::Json, "bob", &cluster.path("."));
-    let bobs = token(&json!({"sub": "bob", "channels": ["own"]}));
-    ann.event("connecting").await;
-    let back = ann.event("server_subscribed").await;
-    assert_eq!((&back["was_recovering"], &back["recovered"]), (&json!(true), &json!(true)), "{back}");
-    bob.ok("connect", json!({"url": format!("ws://{router}/connection/websocket"), "user": "x", "tokens": [bobs]}))
-        .await;
-    bob.event("connected").await;
-    bob.ok("publish", json!({"room": "own", "data": "hello"})).await;
-    let heard = ann.event("server_publication").await;
-    assert_eq!((&heard["data"], &heard["user"]), (&json!("hello"), &json!("bob")), "{heard}");
-
-    // Longer than the short tokens and what they may be late: both were refreshed.
-    tokio::time::sleep(std::time::Duration::from_secs(30)).await;
-    ann.ok("publish", json!({"room": "private:a", "data": "still here"})).await;
-    ann.publication(&json!("still here")).await;
+    // Side by side: each waits for its tokens to run out.
+    let all = Sdk::ALL.iter().filter(|(kind, _)| *kind != SdkKind::Go || go_is_missing().is_none());
+    join_all(all.map(|&(kind, encoding)| tokens(&cluster, kind, encoding))).await;
 
     // Without a token, or with somebody else's, nobody gets in.
     let mut eve = Sdk::start(SdkKind::JavaScript, Encoding::Json, "eve", &cluster.path("."));
     let forged =
         encode(&Header::default(), &json!({"sub": "ann"}), &EncodingKey::from_secret(b"guessed")).expect("a token");
-    eve.ok("connect", json!({"url": format!("ws://{router}/connection/websocket"), "user": "eve", "tokens": [forged]}))
-        .await;
+    let url = format!("ws://{}/connection/websocket", cluster.http()[0]);
+    eve.ok("connect", json!({"url": url, "user": "eve", "tokens": [forged]})).await;
     assert_eq!(eve.event("disconnected").await["code"], 3500);
+}
+
+async fn tokens(cluster: &Cluster, kind: SdkKind, encoding: Encoding) {
+    let router = cluster.http()[0];
+    let proxy = Proxy::start(router).await;
+    let name = format!("ann-{kind:?}-{encoding:?}");
+    let (own, private) = (format!("own-{name}"), format!("private:{name}"));
+    let mut ann = Sdk::start(kind, encoding, &name, &cluster.path("."));
+    let connection = |exp: u64| token(&json!({"sub": name, "exp": in_seconds(exp), "channels": [own]}));
+    let member = |exp: u64| token(&json!({"sub": name, "exp": in_seconds(exp), "channel": private}));
+    // The first is expired: another is asked for. The second ends in 3 s and is refreshed.
+    let connections = [connection(0), connection(3), connection(600), connection(600), connection(600)];
+    let url = format!("ws://{}/connection/websocket", proxy.address());
+    ann.ok("connect", json!({"url": url, "user": "eve", "tokens": connections})).await;
+    ann.event("connecting").await;
+    ann.event("connected").await;
+    assert_eq!(ann.event("server_subscribed").await["room"], own);
+
+    ann.ok("subscribe", json!({"room": private, "tokens": [member(3), member(600), member(600), member(600)]})).await;
+    ann.event("subscribed").await;
+    let present = ann.ok("presence", json!({"room": private})).await;
+    assert!(present.as_object().into_iter().flatten().all(|(_, p)| p["user"] == name), "{present}");
+
+    // Cut off, it misses something in its own room, and gets it when it is back.
+    let mut bob = Sdk::start(SdkKind::JavaScript, Encoding::Json, &format!("bob-{name}"), &cluster.path("."));
+    let bobs = token(&json!({"sub": "bob", "channels": [own]}));
+    bob.ok("connect", json!({"url": format!("ws://{router}/connection/websocket"), "user": "x", "tokens": [bobs]}))
+        .await;
+    bob.event("connected").await;
+    proxy.point_to(nowhere());
+    proxy.cut();
+    ann.event("connecting").await;
+    bob.ok("publish", json!({"room": own, "data": "hello"})).await;
+    proxy.point_to(router);
+    let back = ann.event("server_subscribed").await;
+    assert_eq!((&back["was_recovering"], &back["recovered"]), (&json!(true), &json!(true)), "{back}");
+    let heard = ann.event("server_publication").await;
+    assert_eq!((&heard["data"], &heard["user"]), (&json!("hello"), &json!("bob")), "{heard}");
+
+    // Longer than the short tokens and what they may be late: both were refreshed.
+    tokio::time::sleep(std::time::Duration::from_secs(30)).await;
+    ann.ok("publish", json!({"room": private, "data": "still here"})).await;
+    ann.publication(&json!("still here")).await;
 }

@@ -4,8 +4,10 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
-use roomring_tests::{Client, Cluster, Options, Tcp, evidence, get, write};
-use serde_json::Value;
+use roomring_tests::{
+    Answerer, Authority, Client, Cluster, Options, Tcp, TlsFront, Visitor, binary, evidence, get, run, write,
+};
+use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
@@ -223,4 +225,66 @@ async fn a_business_server_that_fails_costs_only_its_own_requests() {
     assert_eq!(get(router, "/x").await.status, 502);
     ann.publish("lobby", Value::from("still here")).await.expect("an acknowledgement");
     evidence("the business server hung, spoke nonsense, broke off and was gone");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_business_server_within_tls_is_trusted_by_its_authority_only() {
+    let files = tempfile::tempdir().expect("a directory");
+    let authority = Authority::new(files.path());
+    authority.issue("business", &["127.0.0.1"]);
+    authority.issue("other", &["other.example"]);
+    let business = Business::start().await;
+    let front = TlsFront::start(&authority, "business", business.address).await;
+    let other = TlsFront::start(&authority, "other", business.address).await;
+    let who = Answerer::start(|_| Some((200, json!({"result": {"user": "ann"}}).to_string()))).await;
+    let who_front = TlsFront::start(&authority, "business", who.address()).await;
+    let trust = format!("business_ca_file = {:?}\n", authority.file("ca.pem").display().to_string());
+    let config = format!(
+        "{trust}[proxy]\nurl = \"https://{}\"\n[connect]\nurl = \"https://{}/connect\"\n",
+        front.address(),
+        who_front.address()
+    );
+    let (mut cluster, dir) = cluster(&config).await;
+    let router = cluster.http()[0];
+
+    let answer = get(router, "/x").await;
+    assert_eq!(answer.status, 201, "{answer:?}");
+    assert!(answer.body.starts_with("GET /x HTTP/1.1\r\n"), "{}", answer.body);
+    let (mut socket, _) = tokio_tungstenite::connect_async(format!("ws://{router}/ws/x")).await.expect("a handshake");
+    socket.send(Message::text("hello")).await.expect("a message");
+    assert_eq!(socket.next().await.expect("an answer").expect("an answer"), Message::text("hello"));
+    // Its calls go by the same authority.
+    let (mut ann, answer) = Visitor::connect(router, &[], json!({})).await;
+    assert!(answer.get("connect").is_some(), "{answer}");
+    ann.ask(json!({"id": 2, "subscribe": {"channel": "lobby"}})).await;
+    let present = ann.ask(json!({"id": 3, "presence": {"channel": "lobby"}})).await;
+    assert!(present.to_string().contains(r#""user":"ann""#), "{present}");
+
+    // Another router trusts only what the system does, a third is shown a certificate of another server.
+    let rows = [
+        ("router-2", String::new(), front.address(), "UnknownIssuer"),
+        ("router-3", trust.clone(), other.address(), "not valid for name"),
+    ];
+    for (id, trust, address, why) in rows {
+        // The file that every router of the cluster is given.
+        write(&dir.path().join("router.toml"), &format!("{trust}[proxy]\nurl = \"https://{address}\"\n"));
+        cluster.start_router(id).await;
+        assert_eq!(get(cluster.routers[id].http, "/x").await.status, 502, "{id}");
+        let log = cluster.routers[id].process.log();
+        let line = log.lines().find(|line| line.contains("the business server can't be reached"));
+        assert!(line.is_some_and(|line| line.contains(why)), "{id}: {line:?}, not {why}");
+        // Its own paths are served all the same.
+        assert_eq!(get(cluster.routers[id].http, "/healthz").await.status, 200);
+        evidence(format!("{id}: 502, {}", line.unwrap_or_default()));
+    }
+
+    write(&dir.path().join("empty.pem"), "nothing\n");
+    for (file, why) in [("empty.pem", "has no certificate"), ("absent.pem", "No such file")] {
+        let path = dir.path().join(file).display().to_string();
+        let ran =
+            run(&binary("roomring-router"), &["--id", "other", "--business-ca-file", &path], Duration::from_secs(30))
+                .await;
+        assert_eq!(ran.code, Some(2), "{}", ran.stderr);
+        assert!(ran.stderr.contains("business_ca_file") && ran.stderr.contains(why), "{}", ran.stderr);
+    }
 }

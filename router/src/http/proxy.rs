@@ -23,6 +23,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use roomring_control::daemon::{Invalid, Span};
+use rustls::pki_types::CertificateDer;
 use rustls::{ClientConfig, RootCertStore};
 use serde::Deserialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -169,26 +170,30 @@ impl fmt::Debug for Proxy {
 }
 
 impl Proxy {
-    /// A way that nobody has gone yet.
+    /// A way that nobody has gone yet. The server's certificate may be signed by `authorities`, too.
     ///
     /// # Errors
     /// A setting that can't be used.
-    pub fn new(config: &ProxyConfig) -> Result<Self, Invalid> {
+    pub fn new(config: &ProxyConfig, authorities: &[CertificateDer<'static>]) -> Result<Self, Invalid> {
         let target = Target::of(&config.url)?;
         let mut http = HttpConnector::new();
         http.set_connect_timeout(Some(config.connect_timeout.0));
         http.set_nodelay(true);
         http.enforce_http(false);
-        let bad = |e: &dyn fmt::Display| Invalid::new("proxy.url", format!("TLS can't be had: {e}"));
-        let provider = rustls::crypto::ring::default_provider();
-        let https = HttpsConnectorBuilder::new();
-        let https = if target.scheme == Scheme::HTTPS {
-            https.with_provider_and_native_roots(provider).map_err(|e| bad(&e))?
-        } else {
-            let tls = ClientConfig::builder_with_provider(Arc::new(provider)).with_safe_default_protocol_versions();
-            let roots = RootCertStore::empty();
-            https.with_tls_config(tls.map_err(|e| bad(&e))?.with_root_certificates(roots).with_no_client_auth())
-        };
+        let bad = |e: String| Invalid::new("proxy.url", format!("TLS can't be had: {e}"));
+        let mut roots = RootCertStore::empty();
+        if target.scheme == Scheme::HTTPS {
+            // Those of the system that can't be read are as good as absent.
+            let system = rustls_native_certs::load_native_certs();
+            roots.add_parsable_certificates(system.certs.into_iter().chain(authorities.iter().cloned()));
+            if roots.is_empty() {
+                return Err(bad(format!("no certificate is trusted, the system has none {:?}", system.errors)));
+            }
+        }
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let tls = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+        let tls = tls.map_err(|e| bad(e.to_string()))?.with_root_certificates(roots).with_no_client_auth();
+        let https = HttpsConnectorBuilder::new().with_tls_config(tls);
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE)

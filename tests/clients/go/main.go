@@ -23,7 +23,7 @@ type command struct {
 	Op      string          `json:"op"`
 	URL     string          `json:"url"`
 	User    string          `json:"user"`
-	Token   string          `json:"token"`
+	Tokens  []string        `json:"tokens"`
 	Room    string          `json:"room"`
 	Data    json.RawMessage `json:"data"`
 	Method  string          `json:"method"`
@@ -67,6 +67,18 @@ func publications(all []centrifuge.Publication) []object {
 	return list
 }
 
+// What an SDK asks for a token: gives one after the other.
+func oneAfterTheOther(tokens []string) func() (string, error) {
+	return func() (string, error) {
+		if len(tokens) == 0 {
+			return "", errors.New("no token is left")
+		}
+		token := tokens[0]
+		tokens = tokens[1:]
+		return token, nil
+	}
+}
+
 var client *centrifuge.Client
 
 func connect(c command) error {
@@ -74,9 +86,19 @@ func connect(c command) error {
 	if err != nil {
 		return err
 	}
-	client = centrifuge.NewProtobufClient(c.URL, centrifuge.Config{
-		Data:  data,
-		Token: c.Token,
+	config := centrifuge.Config{Data: data}
+	if len(c.Tokens) > 0 {
+		next := oneAfterTheOther(c.Tokens)
+		config.GetToken = func(centrifuge.ConnectionTokenEvent) (string, error) { return next() }
+	}
+	client = centrifuge.NewProtobufClient(c.URL, config)
+	client.OnSubscribed(func(e centrifuge.ServerSubscribedEvent) {
+		say(object{"event": "server_subscribed", "room": e.Channel, "recovered": e.Recovered, "was_recovering": e.WasRecovering})
+	})
+	client.OnPublication(func(e centrifuge.ServerPublicationEvent) {
+		o := publication(e.Publication)
+		o["event"], o["room"] = "server_publication", e.Channel
+		say(o)
 	})
 	client.OnConnecting(func(e centrifuge.ConnectingEvent) {
 		say(object{"event": "connecting", "code": e.Code, "reason": e.Reason})
@@ -94,7 +116,12 @@ func connect(c command) error {
 }
 
 func subscribe(c command) error {
-	sub, err := client.NewSubscription(c.Room, centrifuge.SubscriptionConfig{Recoverable: true, JoinLeave: true})
+	config := centrifuge.SubscriptionConfig{Recoverable: true, JoinLeave: true}
+	if len(c.Tokens) > 0 {
+		next := oneAfterTheOther(c.Tokens)
+		config.GetToken = func(centrifuge.SubscriptionTokenEvent) (string, error) { return next() }
+	}
+	sub, err := client.NewSubscription(c.Room, config)
 	if err != nil {
 		return err
 	}
@@ -178,6 +205,8 @@ func carryOut(ctx context.Context, c command) (interface{}, error) {
 	case "rpc":
 		answer, err := client.RPC(ctx, c.Method, c.Data)
 		return json.RawMessage(answer.Data), err
+	case "send":
+		return nil, client.Send(ctx, c.Data)
 	case "disconnect":
 		return nil, client.Disconnect()
 	}
