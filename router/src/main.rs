@@ -9,6 +9,10 @@ use roomring_control::daemon::{self, shutdown, telemetry};
 use roomring_router::{Config, Error, Flags, Ready};
 use tokio::sync::oneshot;
 
+/// The C library's allocator keeps what thousands of small connections had: a router short of memory stayed so when they had left.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 #[tokio::main]
 async fn main() -> ExitCode {
     let config = daemon::load::<Flags, Config>();

@@ -81,13 +81,16 @@ async fn a_router_without_memory_takes_nothing_new_and_throws_nobody_out() {
     let log = cluster.routers["router-2"].process.log();
     assert!(log.contains("too little memory: nothing new is taken"), "{log}");
 
-    // When it takes something new again is up to the C library: docs/limits.md. Whoever is there goes on.
+    // Once they have left there is room for others.
     drop(crowd);
     let left = eventually("the crowd to be gone", LIMIT, async || {
         let status = cluster.router_status("router-2").await;
         (status.connections == 1).then_some(status.rss_bytes)
     })
     .await;
-    ann.call(json!({"ping": {}})).await.expect("an answer");
     evidence(format!("{left} bytes when the crowd was gone"));
+    eventually("the router to take something new", LIMIT, async || come(router, 0).await.ok()).await;
+    ann.subscribe("another").await;
+    let log = cluster.routers["router-2"].process.log();
+    assert!(log.contains("enough memory again"), "{log}");
 }
