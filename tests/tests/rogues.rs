@@ -33,9 +33,10 @@ fn documented(rogue: Rogue) -> (&'static [&'static str], &'static [&'static str]
         Rogue::PingFlood => (&["sent", "left"], &["left"]),
         Rogue::Churn => (&["left"], &["left"]),
         Rogue::Oversize => (&["close 1009", "cut off"], &["close 1009"]),
-        Rogue::Garbage => {
-            (&["close 1002", "close 1009", "close 3501", "HTTP 400", "cut off"], &["close 3501", "HTTP 400"])
-        }
+        Rogue::Garbage => (
+            &["close 1002", "close 1007", "close 1009", "close 3501", "HTTP 400", "cut off"],
+            &["close 3501", "HTTP 400"],
+        ),
     }
 }
 
