@@ -52,7 +52,7 @@ pub use follow::{Follow, Switch, has_seats, primaries};
 pub use frames::{Socket, TEXT, Told};
 pub use net::{Net, Ports};
 pub use oracle::{Oracle, Story};
-pub use process::{Process, Ran, alive, binary, run};
+pub use process::{Process, Ran, alive, binary, resident_bytes, run};
 pub use proxy::{Proxy, nowhere};
 pub use raw::{Response, Tcp, get, post};
 pub use roamer::{Addresses, Roamer};

@@ -214,3 +214,13 @@ impl Drop for Process {
         }
     }
 }
+
+/// Resident bytes of a process.
+///
+/// # Panics
+/// If there is no such process.
+pub fn resident_bytes(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("a process that runs");
+    let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).expect("the kernel tells it");
+    line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number of kB") << 10
+}

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use roomring_tests::{
-    Cluster, Crowd, Got, Options, Outcome, Rogue, Rogues, Traffic, Weight, eventually, evidence, write,
+    Cluster, Crowd, Got, Options, Outcome, Rogue, Rogues, Traffic, Weight, eventually, evidence, resident_bytes, write,
 };
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -40,12 +40,6 @@ fn documented(rogue: Rogue) -> (&'static [&'static str], &'static [&'static str]
     }
 }
 
-fn memory(pid: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("a process that runs");
-    let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).expect("the kernel tells it");
-    line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number of kB") << 10
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn good_clients_notice_nothing_of_rogues() {
     let dir = tempfile::tempdir().expect("a directory");
@@ -71,7 +65,7 @@ async fn good_clients_notice_nothing_of_rogues() {
     let routers = cluster.routers.values_mut().map(|r| &mut r.process);
     for process in routers.chain(cluster.nodes.values_mut().map(|n| &mut n.process)) {
         assert!(process.is_running(), "{}", process.tail());
-        let used = memory(process.pid());
+        let used = resident_bytes(process.pid());
         assert!(used < MOST_MEMORY, "{} has {used} bytes", process.name());
         evidence(format!("{}: {} MiB among rogues", process.name(), used >> 20));
     }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use roomring_tests::{Cluster, Got, Options, Process, Rogue, Rogues, Times, Weight, write};
+use roomring_tests::{Cluster, Got, Options, Process, Rogue, Rogues, Times, Weight, resident_bytes, write};
 
 use good::{Good, Heard};
 use tokio::task::JoinHandle;
@@ -239,7 +239,7 @@ impl Watch {
             let of = |(id, pid): (String, u32)| Use { id, pid, memory: 0, cores: -cpu(pid) };
             let mut uses: Vec<Use> = pids.into_iter().map(of).collect();
             while !stopped.load(Ordering::Relaxed) {
-                uses.iter_mut().for_each(|used| used.memory = used.memory.max(memory(used.pid)));
+                uses.iter_mut().for_each(|used| used.memory = used.memory.max(resident_bytes(used.pid)));
                 tokio::time::sleep(LOOK).await;
             }
             let took = begun.elapsed().as_secs_f64();
@@ -253,13 +253,6 @@ impl Watch {
         self.stop.store(true, Ordering::Relaxed);
         self.task.await.expect("the watch has not panicked")
     }
-}
-
-/// Resident bytes of a process.
-fn memory(pid: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("a process that runs");
-    let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).expect("the kernel tells it");
-    line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number of kB") << 10
 }
 
 /// CPU seconds of a process.
