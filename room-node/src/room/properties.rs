@@ -182,7 +182,7 @@ fn check(rooms: &Rooms) {
     let mut removable = Vec::new();
     for (name, room) in rooms.iter() {
         let kept = room.history(None, None, false);
-        assert!(kept.len() <= limits.history_size);
+        assert!(kept.len() <= room.history.keeps().size(&limits));
         assert!(kept.iter().map(|p| p.data.len()).sum::<usize>() <= limits.history_bytes);
         assert!(kept.is_sorted_by(|a, b| a.seq + 1 == b.seq && a.lsn < b.lsn));
         assert!(kept.last().is_none_or(|p| p.seq == room.seq().0));
