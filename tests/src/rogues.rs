@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::str::FromStr;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -67,6 +68,16 @@ impl Rogue {
     ];
 }
 
+impl FromStr for Rogue {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        let all = Self::ALL.map(|rogue| rogue.to_string());
+        let found = Self::ALL.into_iter().find(|rogue| rogue.to_string() == name);
+        found.ok_or_else(|| format!("expected one of {}", all.join(", ")))
+    }
+}
+
 impl fmt::Display for Rogue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Debug::fmt(self, f)
@@ -85,16 +96,16 @@ pub struct Rogues {
 }
 
 impl Rogues {
-    /// Sets `count` of them on a router, as many of each kind, from loopback addresses of their own. One that is thrown out is
-    /// back after `again`.
-    pub fn start(router: SocketAddr, count: usize, again: Duration) -> Self {
+    /// Sets `count` of them on a router, as many of each of `kinds`, from loopback addresses of their own. One that is thrown out
+    /// is back after `again`.
+    pub fn start(router: SocketAddr, count: usize, kinds: &[Rogue], again: Duration) -> Self {
         let stop = watch::Sender::new(false);
         let mut tasks = JoinSet::new();
         for number in 0..count {
-            let rogue = Rogue::ALL[number % Rogue::ALL.len()];
+            let rogue = kinds[number % kinds.len()];
             let place = u32::try_from(number / OF_AN_ADDRESS).expect("few");
             let from = IpAddr::V4(Ipv4Addr::from_bits(Ipv4Addr::new(127, 66, 0, 1).to_bits() + place));
-            tasks.spawn(go_on(Visit { rogue, number, from, router }, again, stop.subscribe()));
+            tasks.spawn(go_on(Visit { rogue, number, kinds: kinds.len(), from, router }, again, stop.subscribe()));
         }
         Self { stop, tasks }
     }
@@ -160,6 +171,8 @@ impl From<Told> for End {
 struct Visit {
     rogue: Rogue,
     number: usize,
+    /// How many kinds there are.
+    kinds: usize,
     from: IpAddr,
     router: SocketAddr,
 }
@@ -194,7 +207,7 @@ impl Visit {
 
     async fn slow_reader(&self) -> Result<End, End> {
         let mut socket = self.come(Some(SLOW_BUFFER)).await?;
-        let room = format!("slow-{}", self.number / Rogue::ALL.len() / SLOW_ROOM);
+        let room = format!("slow-{}", self.number / self.kinds / SLOW_ROOM);
         socket.say(&json!({"id": 2, "subscribe": {"channel": room}})).await;
         let data = "x".repeat(SLOW_BYTES);
         let begun = Instant::now();

@@ -479,13 +479,22 @@ async fn floods(siege: &mut Siege) {
     }
     siege.judge("publishes faster than a room may take", Gets::Error(111), &refused).await;
 
-    // Native pings are answered, as many as come; they harm only whoever sends them.
-    let mut client = siege.client("pings").await;
-    for _ in 0..2_000 {
-        client.send(Message::Ping(vec![b'x'; 100].into())).await;
+    for (row, pings, gets) in [("50 pings", 50, Gets::Error(103)), ("2,000 pings", 2_000, Gets::Close(3013))] {
+        let mut client = siege.client("pings").await;
+        for _ in 0..pings {
+            client.send(Message::Ping(vec![b'x'; 100].into())).await;
+        }
+        let answer = client.ask(json!({"id": 2, "publish": {"channel": "lobby", "data": 1}})).await;
+        siege.judge(row, gets, &answer).await;
     }
-    let answer = client.ask(json!({"id": 2, "publish": {"channel": "lobby", "data": 1}})).await;
-    siege.judge("2,000 pings", Gets::Error(103), &answer).await;
+    let mut client = siege.client("parts").await;
+    let part = |code: Data, end: bool| Message::Frame(Frame::message(Vec::new(), OpCode::Data(code), end));
+    client.send(part(Data::Text, false)).await;
+    for _ in 0..10_000 {
+        client.send(part(Data::Continue, false)).await;
+    }
+    let answer = client.next().await;
+    siege.judge("a message of nothing but parts", Gets::Close(1009), &answer).await;
 
     // A reader that never reads is fed until its queue is full.
     let mut idle = siege.open("/connection/websocket", &[]).await.expect("a handshake");

@@ -154,30 +154,28 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Socket<S> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Line for Socket<S> {
     async fn hear(&mut self) -> Option<Heard> {
-        loop {
-            return Some(match self.0.next().await? {
-                Ok(Message::Text(text)) => Heard::Message { data: Bytes::from(text), text: true },
-                Ok(Message::Binary(data)) => Heard::Message { data, text: false },
-                Ok(Message::Pong(_)) => Heard::Pong,
-                // Answered by tungstenite; a bare frame is never read.
-                Ok(Message::Ping(_) | Message::Frame(_)) => {
-                    self.0.flush().await.ok()?;
-                    continue;
-                }
-                Ok(Message::Close(_)) => {
-                    // Its answer still has to go out.
-                    let _ = self.0.close(None).await;
-                    return None;
-                }
-                Err(Error::Capacity(CapacityError::MessageTooLong { max_size, .. })) => {
-                    Heard::Wrong(1009, Cow::Owned(format!("message over {max_size} bytes")))
-                }
-                Err(Error::Utf8(_)) => Heard::Wrong(1007, Cow::Borrowed("text is not UTF-8")),
-                Err(Error::Protocol(ProtocolError::ResetWithoutClosingHandshake)) => return None,
-                Err(Error::Protocol(_) | Error::Capacity(_)) => Heard::Wrong(1002, Cow::Borrowed("protocol error")),
-                Err(_) => return None,
-            });
-        }
+        Some(match self.0.next().await? {
+            Ok(Message::Text(text)) => Heard::Message { data: Bytes::from(text), text: true },
+            Ok(Message::Binary(data)) => Heard::Message { data, text: false },
+            Ok(Message::Pong(_)) => Heard::Pong,
+            // Answered by tungstenite; a bare frame is never read.
+            Ok(Message::Ping(_) | Message::Frame(_)) => {
+                self.0.flush().await.ok()?;
+                Heard::Ping
+            }
+            Ok(Message::Close(_)) => {
+                // Its answer still has to go out.
+                let _ = self.0.close(None).await;
+                return None;
+            }
+            Err(Error::Capacity(CapacityError::MessageTooLong { max_size, .. })) => {
+                Heard::Wrong(1009, Cow::Owned(format!("message over {max_size} bytes")))
+            }
+            Err(Error::Utf8(_)) => Heard::Wrong(1007, Cow::Borrowed("text is not UTF-8")),
+            Err(Error::Protocol(ProtocolError::ResetWithoutClosingHandshake)) => return None,
+            Err(Error::Protocol(_) | Error::Capacity(_)) => Heard::Wrong(1002, Cow::Borrowed("protocol error")),
+            Err(_) => return None,
+        })
     }
 
     async fn tell(&mut self, all: Vec<Told>) -> bool {

@@ -6,6 +6,7 @@
 
 use std::io::{self, Cursor, Read, Write};
 
+use tokio_tungstenite::tungstenite::error::CapacityError;
 use tokio_tungstenite::tungstenite::protocol::frame::FrameHeader;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocket, WebSocketConfig};
@@ -14,12 +15,20 @@ use tokio_tungstenite::tungstenite::{Error, Message};
 /// Read buffer of a message that comes in pieces, in bytes.
 const PIECE: usize = 4 << 10;
 
+/// Bytes of a client's control frame before its payload.
+const CONTROL_HEADER: usize = 6;
+
+/// A message may take so many times its largest size, with the headers of its parts and what comes between them.
+const WASTE: usize = 4;
+
 /// The reading half of a WebSocket without its socket.
 #[derive(Debug)]
 pub struct Frames {
     max_message: usize,
     /// Present while a message is incomplete.
     partial: Option<Box<WebSocket<Feed>>>,
+    /// Bytes read since the last message was complete.
+    unfinished: usize,
 }
 
 /// What a client sent.
@@ -32,6 +41,8 @@ pub enum Incoming<'a> {
         /// It came as text.
         text: bool,
     },
+    /// A ping; its answer is among the answers.
+    Ping,
     /// Answer to a ping.
     Pong,
     /// The end.
@@ -49,7 +60,7 @@ struct Feed {
 impl Frames {
     /// `max_message` bounds the client's messages, in bytes.
     pub fn new(max_message: usize) -> Self {
-        Self { max_message, partial: None }
+        Self { max_message, partial: None, unfinished: 0 }
     }
 
     /// Takes what was read and hands each message that is complete to `f`, until `f` says otherwise. What the protocol wants
@@ -78,10 +89,12 @@ impl Frames {
         self.take_slowly(read, answers, |message| match &message {
             Message::Text(data) => f(Incoming::Data { data: data.as_ref(), text: true }),
             Message::Binary(data) => f(Incoming::Data { data, text: false }),
+            // Answered by tungstenite.
+            Message::Ping(_) => f(Incoming::Ping),
             Message::Pong(_) => f(Incoming::Pong),
             Message::Close(_) => f(Incoming::Close),
-            // Answered by tungstenite; a bare frame is never read.
-            Message::Ping(_) | Message::Frame(_) => Ok(()),
+            // It is never read.
+            Message::Frame(_) => Ok(()),
         })
     }
 
@@ -107,9 +120,18 @@ impl Frames {
         };
         let mut left = whole.unwrap_or(usize::MAX);
         let mut end = Ok(());
+        self.unfinished += read.len();
         while left > 0 && end.is_ok() {
             match ws.read() {
-                Ok(message) => end = f(message),
+                Ok(message) => {
+                    self.unfinished = match &message {
+                        Message::Ping(data) | Message::Pong(data) => {
+                            self.unfinished.saturating_sub(CONTROL_HEADER + data.len())
+                        }
+                        _ => 0,
+                    };
+                    end = f(message);
+                }
                 Err(Error::Io(e)) if e.kind() == io::ErrorKind::WouldBlock => break,
                 Err(e) => end = Err(e.into()),
             }
@@ -120,8 +142,16 @@ impl Frames {
         answers.append(&mut ws.get_mut().output);
         if whole.is_none() {
             self.partial = Some(ws);
+        } else {
+            self.unfinished = 0;
         }
-        end
+        end?;
+        // Parts may be empty, and then no number of them is a message.
+        let (size, max_size) = (self.unfinished, self.max_message);
+        if size > WASTE * max_size + PIECE {
+            return Err(Error::Capacity(CapacityError::MessageTooLong { size, max_size }).into());
+        }
+        Ok(())
     }
 }
 
@@ -239,6 +269,7 @@ mod tests {
     enum Came {
         Text(Vec<u8>),
         Binary(Vec<u8>),
+        Ping,
         Pong,
         Close,
     }
@@ -251,6 +282,7 @@ mod tests {
                 messages.push(match m {
                     Incoming::Data { data, text: true } => Came::Text(data.to_vec()),
                     Incoming::Data { data, text: false } => Came::Binary(data.to_vec()),
+                    Incoming::Ping => Came::Ping,
                     Incoming::Pong => Came::Pong,
                     Incoming::Close => Came::Close,
                 });
@@ -278,6 +310,7 @@ mod tests {
         .concat();
         let expected = [
             Came::Text(b"one".to_vec()),
+            Came::Ping,
             Came::Pong,
             Came::Text(b"two".to_vec()),
             Came::Binary(big),
@@ -328,6 +361,23 @@ mod tests {
                 assert!(read(&bytes, piece).2.is_err(), "{what} in pieces of {piece}");
             }
         }
+    }
+
+    #[test]
+    fn a_message_without_end_is_too_long() {
+        let mut frames = Frames::new(1_000);
+        let mut take = |bytes: &[u8]| frames.take(&mut bytes.to_vec(), &mut Vec::new(), |_| Ok::<(), Error>(()));
+        let begin = frame(Data::Text, false, b"x");
+        let parts = frame(Data::Continue, false, b"").repeat(100);
+        let end = frame(Data::Continue, true, b"");
+        for _ in 0..20 {
+            take(&begin).unwrap();
+            (0..10).for_each(|_| take(&parts).unwrap());
+            take(&end).unwrap();
+        }
+        take(&begin).unwrap();
+        let taken = (0..100).take_while(|_| take(&parts).is_ok()).count();
+        assert_eq!(taken, (4 * 1_000 + PIECE - begin.len()) / parts.len());
     }
 
     #[test]

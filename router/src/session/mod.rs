@@ -1,6 +1,7 @@
 //! One client's connection: a pure state machine per protocol, and the task that pumps a WebSocket through it.
 
 mod centrifuge;
+mod control;
 mod few;
 pub mod frames;
 mod identity;

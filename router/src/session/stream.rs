@@ -12,6 +12,7 @@ use roomring_proto::close::CloseCode;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::control::ControlFrames;
 use super::questions::Questions;
 use super::task::refusal;
 use super::{Input, Machine, Output};
@@ -32,7 +33,9 @@ const CLOSE_DEADLINE: Duration = Duration::from_secs(1);
 pub(crate) enum Heard {
     /// A whole message. Text or binary: protocols that care are told.
     Message { data: Bytes, text: bool },
-    /// The answer to a ping of the transport's own.
+    /// A ping of the transport's own, which has been answered.
+    Ping,
+    /// The answer to one.
     Pong,
     /// It breaks the transport's rules, and is told so.
     Wrong(u16, Cow<'static, str>),
@@ -71,7 +74,8 @@ where
     B: Backend,
     L: Line,
 {
-    let mut pump = Pump { machine, backend, line, outputs: Vec::new(), questions: Questions::default() };
+    let (outputs, questions, control) = (Vec::new(), Questions::default(), ControlFrames::default());
+    let mut pump = Pump { machine, backend, line, outputs, questions, control };
     pump.machine.start(now(), &mut pump.outputs);
     let last = loop {
         if let ControlFlow::Break(last) = pump.perform().await {
@@ -101,12 +105,13 @@ struct Pump<M, B, L> {
     line: L,
     outputs: Vec<Output>,
     questions: Questions,
+    control: ControlFrames,
 }
 
 impl<M: Machine + Send, B: Backend, L: Line> Pump<M, B, L> {
     /// Waits for what comes next and hands it to the session.
     async fn next(&mut self, stop: &CancellationToken) -> ControlFlow<Last> {
-        let Self { machine, line, outputs, questions, .. } = self;
+        let Self { machine, line, outputs, questions, control, .. } = self;
         let client = machine.client().cloned();
         let mut told = Vec::new();
         let queue = async {
@@ -128,6 +133,8 @@ impl<M: Machine + Send, B: Backend, L: Line> Pump<M, B, L> {
                 Some(Heard::Message { data, text }) => {
                     machine.handle(now(), Input::Message { data: &data, text }, outputs);
                 }
+                Some(Heard::Ping | Heard::Pong) if !control.take(now()) => return closed(CloseCode::TOO_MANY_REQUESTS),
+                Some(Heard::Ping) => {}
                 Some(Heard::Pong) => machine.handle(now(), Input::Pong, outputs),
                 Some(Heard::Wrong(code, reason)) => return ControlFlow::Break(Some((code, reason))),
                 None => return ControlFlow::Break(None),

@@ -16,11 +16,13 @@ use roomring_proto::close::{CloseCode, ErrorCode};
 use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::net::tcp::OwnedReadHalf;
+use tokio::task::yield_now;
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 use tokio_tungstenite::tungstenite::Error;
 use tokio_tungstenite::tungstenite::error::{CapacityError, ProtocolError};
 use tokio_util::sync::CancellationToken;
 
+use super::control::ControlFrames;
 use super::frames::{Frames, Incoming};
 use super::questions::Questions;
 use super::{Input, Machine, Output};
@@ -41,9 +43,11 @@ const WRITE_DEADLINE: Duration = Duration::from_secs(10);
 /// Time for a close frame to go out.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(1);
 
-/// Time that a closed socket is still read. Closing a socket with unread input resets it, and a reset may overtake the
-/// close frame.
+/// Time that a closed socket stays. Closing a socket with unread input resets it, and a reset may overtake the close frame.
 const LINGER: Duration = Duration::from_secs(1);
+
+/// Bytes that are read of it meanwhile. Whoever goes on sending then waits in vain, at no cost.
+const LINGER_BYTES: usize = 64 << 10;
 
 /// Close codes of the WebSocket protocol itself.
 const PROTOCOL_ERROR: Ending = Ending::Close { code: 1002, reason: Cow::Borrowed("protocol error") };
@@ -73,6 +77,7 @@ pub async fn run<M, B>(
         reader,
         wire: Some(Wire::new(writer)),
         frames: Frames::new(max_message),
+        control: ControlFrames::default(),
         machine,
         backend,
         outputs: Vec::new(),
@@ -121,6 +126,7 @@ struct Pump<M, B> {
     /// The sending half, until the client is known: then its queue has it.
     wire: Option<Wire>,
     frames: Frames,
+    control: ControlFrames,
     // Boxed: it is handed on twice, and a future holds room for what it was given and for what it made of it.
     machine: Box<M>,
     backend: Arc<B>,
@@ -134,8 +140,11 @@ struct Pump<M, B> {
 }
 
 enum Event {
-    /// The socket was read, and what it said taken in.
-    Read(Result<(), Ending>),
+    /// The socket was read, and what it said taken in. `more`: it had at least as much as is read at once.
+    Read {
+        taken: Result<(), Ending>,
+        more: bool,
+    },
     Queue,
     Answer(RoomId, Verdict),
     Writable,
@@ -164,9 +173,15 @@ where
                 return ending;
             }
             let event = self.next(stopped.as_mut(), timer.as_mut()).await;
-            woken = !matches!(event, Event::Read(_));
+            woken = !matches!(event, Event::Read { .. });
             taken = match event {
-                Event::Read(taken) => taken,
+                Event::Read { taken, more } => {
+                    if more {
+                        // Whoever sends without a pause is read in turn with others, and with all that this thread does beside.
+                        yield_now().await;
+                    }
+                    taken
+                }
                 Event::Queue => Ok(()),
                 Event::Answer(room, verdict) => {
                     self.machine.handle(now(), Input::Verdict(room, verdict), &mut self.outputs);
@@ -227,7 +242,7 @@ where
         };
         let socket = poll_fn(|cx| {
             if stuck.is_none() {
-                return self.poll_read(cx).map(Event::Read);
+                return self.poll_read(cx);
             }
             // Both halves are one socket.
             self.reader.as_ref().poll_write_ready(cx).map(|_| Event::Writable)
@@ -244,24 +259,30 @@ where
     }
 
     /// Reads the socket and takes in what it said.
-    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Ending>> {
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
         READ.with_borrow_mut(|buffer| {
             let mut buffer = ReadBuf::new(buffer);
             let read = ready!(Pin::new(&mut self.reader).poll_read(cx, &mut buffer));
-            Poll::Ready(match read {
+            let more = buffer.remaining() == 0;
+            let taken = match read {
                 Ok(()) if !buffer.filled().is_empty() => self.take(buffer.filled_mut()),
                 Ok(()) | Err(_) => Err(Ending::Gone),
-            })
+            };
+            Poll::Ready(Event::Read { taken, more })
         })
     }
 
     /// Feeds what was read to the machine.
     fn take(&mut self, read: &mut [u8]) -> Result<(), Ending> {
-        let Self { frames, machine, outputs, answers, .. } = self;
+        let Self { frames, control, machine, outputs, answers, .. } = self;
         let now = now();
         frames.take(read, answers, |message| {
             let input = match message {
                 Incoming::Data { data, text } => Input::Message { data, text },
+                Incoming::Ping | Incoming::Pong if !control.take(now) => {
+                    return Err(CloseCode::TOO_MANY_REQUESTS.into());
+                }
+                Incoming::Ping => return Ok(()),
                 Incoming::Pong => Input::Pong,
                 Incoming::Close => return Err(Ending::ByClient),
             };
@@ -398,10 +419,19 @@ where
             wire.push(Frame::close(code, &reason));
         }
         if let Ok(Ok(())) = timeout(CLOSE_DEADLINE, wire.finish()).await {
-            let mut scratch = [0; 1024];
-            let drained = async { while matches!(self.reader.read(&mut scratch).await, Ok(1..)) {} };
             // Whoever does not close by then is cut off.
-            let _cut = timeout(LINGER, drained).await;
+            let _cut = timeout(LINGER, drained(&mut self.reader)).await;
+        }
+    }
+}
+
+/// Ends when the client has closed, if it sends little until then.
+async fn drained(reader: &mut OwnedReadHalf) {
+    let (mut scratch, mut left) = ([0; 1024], LINGER_BYTES);
+    while let Ok(read @ 1..) = reader.read(&mut scratch).await {
+        left = left.saturating_sub(read);
+        if left == 0 {
+            pending().await
         }
     }
 }

@@ -9,6 +9,7 @@ const MAX_MESSAGE: usize = 512;
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Came {
     messages: Vec<(Vec<u8>, bool)>,
+    pings: usize,
     pongs: usize,
     closed: bool,
     failed: bool,
@@ -33,6 +34,7 @@ fn read(stream: &[u8], size: usize) -> Came {
         let taken = frames.take(&mut chunk.to_vec(), &mut answers, |incoming| {
             match incoming {
                 Incoming::Data { data, text } => came.messages.push((data.to_vec(), text)),
+                Incoming::Ping => came.pings += 1,
                 Incoming::Pong => came.pongs += 1,
                 Incoming::Close => came.closed = true,
             }

@@ -1,10 +1,12 @@
-//! `make bench-rogues`: what clients that do nothing wrong notice of as many that do. The same load is measured without rogues and
-//! with them, on the same cluster; whoever does nothing wrong may lose nothing and not be cut off.
+//! `make bench-rogues`: what clients that do nothing wrong notice of as many that do. The same load is measured three times on the
+//! same cluster: alone; beside busy loops of the rogues' priority, as rogues elsewhere have machines of their own and here keep
+//! these cores busy; and with the rogues. Whoever does nothing wrong may lose nothing and not be cut off.
 
 mod good;
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::{ExitCode, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -35,6 +37,9 @@ struct Args {
     /// Rogues beside them, as many of each kind
     #[arg(long, default_value_t = 1_000)]
     rogues: usize,
+    /// Which kinds, such as PingFlood,Churn
+    #[arg(long, value_delimiter = ',', default_values_t = Rogue::ALL)]
+    kinds: Vec<Rogue>,
     /// Members of a good room
     #[arg(long, default_value_t = 10)]
     members: usize,
@@ -59,11 +64,18 @@ struct Args {
     /// The rogues of a run: on this router, until the input ends
     #[arg(long, hide = true)]
     on: Option<SocketAddr>,
+    /// Busy loops, until the input ends
+    #[arg(long, hide = true)]
+    busy: bool,
 }
 
 /// As docs/limits.md has it for the open internet.
 const LIMITS: &str = "connections_per_address = 200\nconnections_per_user = 20\naccept_rate = \"500/2000\"\n\
-                      commands_per_connection = \"50/300\"\npublishes_per_room = \"200/1000\"\n";
+                      commands_per_connection = \"50/300\"\ncommands_per_user = \"50/300\"\n\
+                      publishes_per_room = \"200/1000\"\n";
+
+/// How a load is measured.
+const CASES: [&str; 3] = ["alone", "beside busy loops", "with rogues"];
 
 /// What a process used.
 struct Use {
@@ -76,10 +88,10 @@ struct Use {
 
 /// What one run gave.
 struct Run {
-    before: Heard,
-    beside: Heard,
-    /// Of each process, without rogues and with them.
-    uses: Vec<[Use; 2]>,
+    /// In each of the cases.
+    heard: [Heard; 3],
+    /// Of each process in each of the cases.
+    uses: [Vec<Use>; 3],
     got: Got,
 }
 
@@ -89,6 +101,10 @@ async fn main() -> ExitCode {
     if let Ok((_, most)) = getrlimit(Resource::RLIMIT_NOFILE) {
         let _ = setrlimit(Resource::RLIMIT_NOFILE, most, most);
     }
+    if args.busy {
+        busy().await;
+        return ExitCode::SUCCESS;
+    }
     if let Some(router) = args.on {
         rogues(router, &args).await;
         return ExitCode::SUCCESS;
@@ -97,23 +113,38 @@ async fn main() -> ExitCode {
         "{} good clients in rooms of {}, {} publishes a second; {} rogues, back after {} ms, at priority {}\n",
         args.good, args.members, args.rate, args.rogues, args.again, args.nice
     );
-    let mut ratios = Vec::new();
+    let mut ratios = [Vec::new(), Vec::new()];
     let mut well = true;
     for n in 1..=args.runs {
         let run = measure(&args).await;
-        let ratio = ms(&run.beside.times, 99.0) / ms(&run.before.times, 99.0);
-        println!("{}p99 with rogues / without: {ratio:.2}\n", report(n, &args, &run));
-        well &= run.before.is_whole() && run.beside.is_whole();
-        ratios.push(ratio);
+        println!("{}", report(n, &args, &run));
+        let [alone, busy, rogues] = run.heard.each_ref().map(|heard| ms(&heard.times, 99.0));
+        ratios[0].push(rogues / alone);
+        ratios[1].push(rogues / busy);
+        well &= run.heard.iter().all(Heard::is_whole);
     }
-    ratios.sort_by(f64::total_cmp);
-    println!("median of {} runs: p99 with rogues / without = {:.2}", ratios.len(), ratios[ratios.len() / 2]);
+    for (mut ratios, case) in ratios.into_iter().zip(CASES) {
+        ratios.sort_by(f64::total_cmp);
+        println!("p99 with rogues / {case}, median of {} runs: {:.2}", ratios.len(), ratios[ratios.len() / 2]);
+    }
     ExitCode::from(u8::from(!well))
 }
 
-/// The child's part.
+/// The busy loops' part: as many as there are cores.
+async fn busy() {
+    let stop = Arc::new(AtomicBool::new(false));
+    for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
+        let stop = stop.clone();
+        std::thread::spawn(move || while !stop.load(Ordering::Relaxed) {});
+    }
+    let ended = tokio::task::spawn_blocking(|| std::io::copy(&mut std::io::stdin(), &mut std::io::sink()));
+    let _ = ended.await;
+    stop.store(true, Ordering::Relaxed);
+}
+
+/// The rogues' part.
 async fn rogues(router: SocketAddr, args: &Args) {
-    let rogues = Rogues::start(router, args.rogues, Duration::from_millis(args.again));
+    let rogues = Rogues::start(router, args.rogues, &args.kinds, Duration::from_millis(args.again));
     let ended = tokio::task::spawn_blocking(|| std::io::copy(&mut std::io::stdin(), &mut std::io::sink()));
     let _ = ended.await;
     for ((rogue, what), times) in rogues.stop().await {
@@ -148,17 +179,22 @@ async fn measure(args: &Args) -> Run {
     // Twice, as the first is also for warming up.
     good.talk(args.rate, span / 3).await;
     let watch = Watch::start(pids.clone());
-    let before = good.talk(args.rate, span).await;
+    let alone = good.talk(args.rate, span).await;
     let resting = watch.stop().await;
 
-    let exe = std::env::current_exe().expect("path of this program");
+    let mut child = start(&cluster, "busy", args.nice, vec!["--busy".to_owned()]);
+    let input = child.take_stdin();
+    let watch = Watch::start(pids.clone());
+    let busy = good.talk(args.rate, span).await;
+    let hindered = watch.stop().await;
+    child.kill();
+    drop(input);
+
     let rogues = ["--on".to_owned(), router.to_string(), "--rogues".into(), args.rogues.to_string()];
-    let rogues = rogues.into_iter().chain(["--again".into(), args.again.to_string()]);
-    let command = ["-n".to_owned(), args.nice.to_string(), exe.display().to_string()].into_iter().chain(rogues);
-    let command: Vec<String> = command.collect();
-    let log = cluster.log("rogues");
-    let mut child =
-        Process::start_with("rogues", std::path::Path::new("/usr/bin/nice"), &command, &log, Stdio::piped());
+    let kinds: Vec<String> = args.kinds.iter().map(Rogue::to_string).collect();
+    let rogues =
+        rogues.into_iter().chain(["--again".into(), args.again.to_string(), "--kinds".into(), kinds.join(",")]);
+    let mut child = start(&cluster, "rogues", args.nice, rogues.collect());
     let input = child.take_stdin();
     tokio::time::sleep(COME).await;
     let watch = Watch::start(pids);
@@ -170,7 +206,7 @@ async fn measure(args: &Args) -> Run {
         let line = child.line("what the rogues got", END).await;
         let mut fields = line.split('\t');
         let (Some(kind), Some(what), Some(times)) = (fields.next(), fields.next(), fields.next()) else { break };
-        let rogue = Rogue::ALL.into_iter().find(|rogue| rogue.to_string() == kind).expect("a kind of rogue");
+        let rogue = kind.parse().expect("a kind of rogue");
         got.insert((rogue, what.to_owned()), times.parse().expect("a number"));
     }
     // Nothing was started again: these are the processes of the beginning.
@@ -180,8 +216,15 @@ async fn measure(args: &Args) -> Run {
     for process in cluster.nodes.values_mut().map(|n| &mut n.process) {
         assert!(process.is_running(), "{}", process.tail());
     }
-    let uses = resting.into_iter().zip(harried).map(<[Use; 2]>::from).collect();
-    Run { before, beside, uses, got }
+    Run { heard: [alone, busy, beside], uses: [resting, hindered, harried], got }
+}
+
+/// This program again, in a process of its own that has this priority.
+fn start(cluster: &Cluster, name: &str, nice: u8, args: Vec<String>) -> Process {
+    let exe = std::env::current_exe().expect("path of this program");
+    let command = ["-n".to_owned(), nice.to_string(), exe.display().to_string()].into_iter().chain(args);
+    let command: Vec<String> = command.collect();
+    Process::start_with(name, Path::new("/usr/bin/nice"), &command, &cluster.log(name), Stdio::piped())
 }
 
 fn ms(times: &Times, percent: f64) -> f64 {
@@ -189,34 +232,29 @@ fn ms(times: &Times, percent: f64) -> f64 {
 }
 
 fn report(n: usize, args: &Args, run: &Run) -> String {
-    let mut text = format!("run {n}\n\n| | without rogues | with rogues |\n|---|---|---|\n");
+    let mut text = format!("run {n}\n\n| | {} |\n|---|---|---|---|\n", CASES.join(" | "));
+    let mut row = |name: &str, cells: [String; 3]| {
+        let _ = writeln!(text, "| {name} | {} |", cells.join(" | "));
+    };
     for (name, percent) in [("p50", 50.0), ("p99", 99.0), ("longest", 100.0)] {
-        let [before, beside] = [&run.before, &run.beside].map(|heard| ms(&heard.times, percent));
-        let _ = writeln!(text, "| publish to delivery, {name} | {before:.2} ms | {beside:.2} ms |");
+        let cells = run.heard.each_ref().map(|heard| format!("{:.2} ms", ms(&heard.times, percent)));
+        row(&format!("publish to delivery, {name}"), cells);
     }
-    let pair = |f: fn(&Heard) -> usize| [&run.before, &run.beside].map(f);
-    for (name, [before, beside]) in [
-        ("deliveries", pair(|h| h.times.len())),
-        ("lost, doubled or out of order", pair(|h| h.wrong)),
-        ("connections that ended", pair(|h| h.ended)),
-    ] {
-        let _ = writeln!(text, "| {name} | {before} | {beside} |");
+    let mut count = |name, f: fn(&Heard) -> usize| row(name, run.heard.each_ref().map(|heard| f(heard).to_string()));
+    count("deliveries", |heard| heard.times.len());
+    count("lost, doubled or out of order", |heard| heard.wrong);
+    count("connections that ended", |heard| heard.ended);
+    for (n, process) in run.uses[0].iter().enumerate() {
+        let cells = run.uses.each_ref().map(|uses| format!("{} MiB", uses[n].memory >> 20));
+        row(&format!("memory of {}, most", process.id), cells);
     }
-    for [before, beside] in &run.uses {
-        let _ = writeln!(
-            text,
-            "| memory of {}, most | {} MiB | {} MiB |",
-            before.id,
-            before.memory >> 20,
-            beside.memory >> 20
-        );
-    }
-    for [before, beside] in &run.uses {
-        let _ = writeln!(text, "| cores of {} | {:.2} | {:.2} |", before.id, before.cores, beside.cores);
+    for (n, process) in run.uses[0].iter().enumerate() {
+        let cells = run.uses.each_ref().map(|uses| format!("{:.2}", uses[n].cores));
+        row(&format!("cores of {}", process.id), cells);
     }
     let seconds = args.seconds as f64 + COME.as_secs_f64();
     let _ = writeln!(text, "\n| rogue | got, in about {seconds} s |\n|---|---|");
-    for rogue in Rogue::ALL {
+    for &rogue in &args.kinds {
         let all = run.got.iter().filter(|((kind, _), _)| *kind == rogue);
         let all: Vec<String> = all.map(|((_, what), times)| format!("{what}: {times}")).collect();
         let _ = writeln!(text, "| {rogue} | {} |", all.join(", "));
