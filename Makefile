@@ -38,10 +38,11 @@ model: build-deps ## Check every state of one slot within larger bounds (long), 
 	$(CARGO) test --locked --profile sim -p roomring-tests --test model -- --ignored --nocapture $(if $(BOUNDS),explore,larger)
 
 # Documentation is built with private items, so links to them resolve.
-check: build-deps ## Check formatting, lints and documentation
+check: build-deps ## Check formatting, lints, documentation and the lock file of the fuzzing targets
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" $(CARGO) doc --locked --workspace --no-deps --document-private-items
+	cd tests/fuzz && $(CARGO) metadata --locked --format-version 1 >/dev/null
 
 # Not part of `make test`: it needs a tool that takes minutes to build, and a database that is not everywhere to be had.
 ADVISORIES := https://github.com/rustsec/advisory-db
