@@ -185,11 +185,14 @@ alerts: ## Write the alert rules for the Prometheus operator from k8s/monitoring
 DIST := $(TARGET_DIR)/dist-root
 HOST = $(shell rustc -vV | sed -n 's/^host: //p')
 BINARIES := roomring-node roomring-router roomctl
+# Empty where the sources come without their history; with changes that are not committed it says so.
+REVISION = $(shell git describe --always --abbrev=12 --exclude '*' --dirty 2>/dev/null)
 VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)
 PROFILE := dist
 .PHONY: dist image
 dist: build-deps ## Build static binaries and their checksums in target/dist-root
 	RUSTFLAGS="-C target-feature=+crt-static --remap-path-prefix=$(CURDIR)=/roomring --remap-path-prefix=$(HOME)=/home" \
+	ROOMRING_REVISION=$(REVISION) \
 	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) \
 		$(CARGO) build --locked --profile $(PROFILE) --target $(HOST) -p roomring-node -p roomring-router -p roomctl
 	rm -rf $(DIST) && mkdir -p $(DIST)

@@ -109,6 +109,7 @@ async fn prometheus_reads_what_processes_tell_and_all_of_it_is_documented() {
         ("roomring_router_publishes_total", 20.0),
         ("roomring_router_deliveries_total", 20.0),
         ("roomring_router_delivery_seconds_count", 20.0),
+        ("roomring_router_publish_seconds_count", 20.0),
         ("roomring_router_node_links", 3.0),
         ("roomring_cluster_nodes{state=\"member\"}", 3.0),
         ("roomring_cluster_slots{state=\"ok\"}", 64.0),
@@ -157,7 +158,8 @@ fn documented(all: &BTreeMap<String, Told>) {
         let total = name.ends_with("_total");
         assert_eq!(total, told.kind == "counter", "{name} is a {}", told.kind);
         for label in &told.labels {
-            let known = ["cause", "code", "copies", "kind", "outcome", "reason", "role", "state", "version"];
+            let known =
+                ["cause", "code", "copies", "kind", "outcome", "reason", "revision", "role", "state", "version"];
             assert!(known.contains(&label.as_str()), "{name} has a label {label}: is it bounded?");
         }
     }

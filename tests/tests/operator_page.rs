@@ -42,7 +42,7 @@ async fn an_operator_sees_the_cluster_finds_a_room_and_sees_a_node_go() {
         page.wait_text("routers", "router-2").await;
         page.wait_text("legend", "64 ok").await;
         page.wait("kept.publishes.length > 3 && kept.publishes.at(-1) > 0").await;
-        page.wait("kept.commit.at(-1)[0] > 0").await;
+        page.wait("kept.commit.at(-1)[0] > 0 && kept.publish.at(-1)[0] > 0").await;
         fits(page).await;
     }
     // The ring is drawn: its canvas has many colours.
