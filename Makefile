@@ -209,7 +209,7 @@ dist: build-deps ## Build static binaries, a Debian package and their checksums 
 # With docker, or with buildah, which needs no daemon.
 image: dist ## Build the image roomring:VERSION from them
 	@if docker info >/dev/null 2>&1; then docker build -f Dockerfile -t roomring:$(VERSION) $(DIST); \
-	elif command -v buildah >/dev/null 2>&1; then STORAGE_DRIVER=$(or $(STORAGE_DRIVER),vfs) buildah bud --isolation chroot -f Dockerfile -t roomring:$(VERSION) $(DIST); \
+	elif command -v buildah >/dev/null 2>&1; then STORAGE_DRIVER=$(or $(STORAGE_DRIVER),vfs) buildah bud --isolation chroot --timestamp $(DATE) -f Dockerfile -t roomring:$(VERSION) $(DIST); \
 	else echo "Neither a docker daemon nor buildah is here (Debian: buildah)." >&2; exit 1; fi
 
 fmt: cargo ## Format the code
