@@ -220,7 +220,9 @@ impl Etcd {
     /// Options of a connection, with what it takes to be let in.
     pub(crate) fn let_in(&self, options: ConnectOptions) -> ConnectOptions {
         match &self.secured {
-            Some(secured) if self.users().is_some_and(|users| users.made) => options.with_tls(secured.tls()).with_user(USER, PASSWORD),
+            Some(secured) if self.users().is_some_and(|users| users.made) => {
+                options.with_tls(secured.tls()).with_user(USER, PASSWORD)
+            }
             Some(secured) => options.with_tls(secured.tls()),
             None => options,
         }

@@ -94,13 +94,16 @@ fn packaged_files_and_units_agree_with_the_binaries() {
         let shipped = packaged(&format!("etc/{role}.toml"));
         let all: String = shipped.lines().map(|l| format!("{}\n", l.strip_prefix('#').unwrap_or(l))).collect();
         // Prose stays a comment, its # was followed by a blank.
-        let all: String = all.lines().map(|l| if l.starts_with(' ') { "\n".to_owned() } else { format!("{l}\n") }).collect();
+        let all: String =
+            all.lines().map(|l| if l.starts_with(' ') { "\n".to_owned() } else { format!("{l}\n") }).collect();
         let all = all.replace("/etc/roomring", &dir.path().display().to_string());
         let parsed = |text: &str| {
             write(&file, text);
             let args = [role, "--config", &file.display().to_string()].map(str::to_owned);
             match role {
-                "node" => parse::<roomring_node::config::Flags, roomring_node::config::Config>(args).map(|c| c.stop_grace),
+                "node" => {
+                    parse::<roomring_node::config::Flags, roomring_node::config::Config>(args).map(|c| c.stop_grace)
+                }
                 _ => parse::<roomring_router::Flags, roomring_router::Config>(args).map(|c| c.stop_grace),
             }
         };
@@ -110,7 +113,9 @@ fn packaged_files_and_units_agree_with_the_binaries() {
 
         let unit = packaged(&format!("systemd/roomring-{role}.service"));
         let value = |key: &str| unit.lines().find_map(|l| l.strip_prefix(key)?.strip_prefix('=')).unwrap_or_default();
-        assert!(value("ExecStart").starts_with(&format!("/usr/bin/roomring-{role} --config /etc/roomring/{role}.toml")));
+        assert!(
+            value("ExecStart").starts_with(&format!("/usr/bin/roomring-{role} --config /etc/roomring/{role}.toml"))
+        );
         assert!(value("TimeoutStopSec").parse::<u64>().expect("seconds") >= grace + 10, "{role}: {grace}");
         assert_eq!((value("User"), value("RestartPreventExitStatus")), ("roomring", "2"));
     }

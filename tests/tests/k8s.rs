@@ -155,7 +155,9 @@ async fn production_speaks_tls_everywhere_with_secrets_made_as_its_page_says() {
     let status = pods.exec("roomring-router-a", "roomctl", &["status", "-o", "json"]).await;
     assert_eq!(status.code, Some(0), "{}{}", status.stdout, status.stderr);
     let status: Value = serde_json::from_str(&status.stdout).expect("JSON");
-    evidence(format!("a client within TLS, of {} nodes on an etcd with certificates", status["nodes"]));
+    let nodes = status["nodes"].as_array().map_or(0, Vec::len);
+    assert_eq!(nodes, names.len(), "{status}");
+    evidence(format!("a client within TLS, {nodes} nodes, an etcd with certificates"));
     for name in ["roomring-router-a", names[1], names[0]] {
         pods.terminate(name).await;
     }

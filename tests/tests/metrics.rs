@@ -305,7 +305,9 @@ impl Prometheus {
 
 /// The expression of an alert, asked for whether it holds: where it had nothing to compare there is no answer even so.
 fn asked(alert: &str) -> String {
-    [">", "<", "=="].iter().fold(alert.to_owned(), |query, op| query.replace(&format!(" {op} "), &format!(" {op} bool ")))
+    [">", "<", "=="]
+        .iter()
+        .fold(alert.to_owned(), |query, op| query.replace(&format!(" {op} "), &format!(" {op} bool ")))
 }
 
 /// Every metric that a query names is told by somebody.
