@@ -10,7 +10,7 @@ ARGS :=
 # protoc has its standard types from libprotobuf-dev.
 BUILD_PACKAGES := cc:build-essential protoc:protobuf-compiler /usr/include/google/protobuf/descriptor.proto:libprotobuf-dev
 TEST_PACKAGES = /usr/bin/etcd:etcd-server node:nodejs npm:npm chromium:chromium go:golang-go \
-	/usr/sbin/keepalived:keepalived /usr/sbin/ip:iproute2 curl:curl /usr/bin/promtool:prometheus /usr/bin/redis-server:redis-server \
+	/usr/sbin/keepalived:keepalived /usr/sbin/ip:iproute2 curl:curl openssl:openssl /usr/bin/promtool:prometheus /usr/bin/redis-server:redis-server \
 	/usr/lib/python3*/ensurepip:python3-venv
 # nginx's modules lie where Debian puts them; so do the paths in tests/src/bin/bench/peers.
 BENCH_PACKAGES = /usr/bin/etcd:etcd-server /usr/sbin/nats-server:nats-server /usr/bin/redis-server:redis-server \
@@ -202,7 +202,7 @@ dist: build-deps ## Build static binaries, a Debian package and their checksums 
 	for b in $(BINARIES); do objcopy --strip-debug $(TARGET_DIR)/$(HOST)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))/$$b $(DIST)/$$b && \
 		{ ! ldd $(DIST)/$$b 2>/dev/null | grep '=>' || { echo "$$b is not static" >&2; exit 1; }; } || exit 1; done
 	cp LICENSE-MIT LICENSE-APACHE $(DIST)/ && python3 packaging/third-party.py >$(DIST)/THIRD-PARTY.txt
-	@if command -v dpkg-deb >/dev/null 2>&1; then SOURCE_DATE_EPOCH=$(DATE) packaging/debian/build $(DIST) $(VERSION) $(REVISION); \
+	@if command -v dpkg-deb >/dev/null 2>&1; then SOURCE_DATE_EPOCH=$(DATE) packaging/debian/build $(DIST) $(VERSION) "$(REVISION)"; \
 	else echo "NOT BUILT: the Debian package, as dpkg-deb is missing" >&2; fi
 	cd $(DIST) && sha256sum * >../SHA256SUMS && mv ../SHA256SUMS . && cat SHA256SUMS
 
