@@ -10,7 +10,7 @@ ARGS :=
 # protoc has its standard types from libprotobuf-dev.
 BUILD_PACKAGES := cc:build-essential protoc:protobuf-compiler /usr/include/google/protobuf/descriptor.proto:libprotobuf-dev
 TEST_PACKAGES = /usr/bin/etcd:etcd-server node:nodejs npm:npm chromium:chromium go:golang-go \
-	/usr/sbin/keepalived:keepalived /usr/sbin/ip:iproute2 curl:curl /usr/bin/promtool:prometheus /usr/bin/redis-server:redis-server \
+	/usr/sbin/keepalived:keepalived /usr/sbin/ip:iproute2 curl:curl openssl:openssl /usr/bin/promtool:prometheus /usr/bin/redis-server:redis-server \
 	/usr/lib/python3*/ensurepip:python3-venv
 # nginx's modules lie where Debian puts them; so do the paths in tests/src/bin/bench/peers.
 BENCH_PACKAGES = /usr/bin/etcd:etcd-server /usr/sbin/nats-server:nats-server /usr/bin/redis-server:redis-server \
@@ -151,7 +151,7 @@ k8s-check: $(K8S)/checked ## Render the Kubernetes manifests and check them agai
 
 $(K8S)/checked: $(shell find k8s -type f) | $(K8S)/venv.stamp
 	@mkdir -p $(K8S)/with-gateway
-	@printf 'namespace: roomring\nresources: [../../../k8s/overlays/production]\ncomponents: [../../../k8s/components/gateway]\n' >$(K8S)/with-gateway/kustomization.yaml
+	@printf 'namespace: roomring\nresources: [../../../k8s/overlays/production]\ncomponents: [../../../k8s/components/gateway, ../../../k8s/components/cert-manager]\n' >$(K8S)/with-gateway/kustomization.yaml
 	@if kubectl kustomize k8s/overlays/dev >/dev/null 2>&1; then kustomize="kubectl kustomize"; else \
 		$(MAKE) --no-print-directory $(K8S)/bin/kustomize && kustomize="$(K8S)/bin/kustomize build"; fi && \
 	for overlay in $(OVERLAYS); do $$kustomize k8s/overlays/$$overlay >$(K8S)/$$overlay.yaml || exit 1; done && \
@@ -186,22 +186,31 @@ alerts: ## Write the alert rules for the Prometheus operator from k8s/monitoring
 DIST := $(TARGET_DIR)/dist-root
 HOST = $(shell rustc -vV | sed -n 's/^host: //p')
 BINARIES := roomring-node roomring-router roomctl
+# Empty where the sources come without their history; with changes that are not committed it says so.
+REVISION = $(shell git describe --always --abbrev=12 --exclude '*' --dirty 2>/dev/null)
+# Of the commit; the last change of the sources where there is no history.
+DATE = $(shell git log -1 --format=%ct 2>/dev/null || stat -c %Y CHANGELOG.md)
 VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)
 PROFILE := dist
 .PHONY: dist image
-dist: build-deps ## Build static binaries and their checksums in target/dist-root
+dist: build-deps ## Build static binaries, a Debian package and their checksums in target/dist-root
+	@.ci/need "the release" objcopy:binutils python3:python3
 	RUSTFLAGS="-C target-feature=+crt-static --remap-path-prefix=$(CURDIR)=/roomring --remap-path-prefix=$(HOME)=/home" \
-	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) \
+	ROOMRING_REVISION=$(REVISION) \
+	SOURCE_DATE_EPOCH=$(DATE) \
 		$(CARGO) build --locked --profile $(PROFILE) --target $(HOST) -p roomring-node -p roomring-router -p roomctl
 	rm -rf $(DIST) && mkdir -p $(DIST)
 	for b in $(BINARIES); do objcopy --strip-debug $(TARGET_DIR)/$(HOST)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))/$$b $(DIST)/$$b && \
 		{ ! ldd $(DIST)/$$b 2>/dev/null | grep '=>' || { echo "$$b is not static" >&2; exit 1; }; } || exit 1; done
-	cd $(DIST) && sha256sum $(BINARIES) >SHA256SUMS && cat SHA256SUMS
+	cp LICENSE-MIT LICENSE-APACHE $(DIST)/ && python3 packaging/third-party.py >$(DIST)/THIRD-PARTY.txt
+	@if command -v dpkg-deb >/dev/null 2>&1; then SOURCE_DATE_EPOCH=$(DATE) packaging/debian/build $(DIST) $(VERSION) "$(REVISION)"; \
+	else echo "NOT BUILT: the Debian package, as dpkg-deb is missing" >&2; fi
+	cd $(DIST) && sha256sum * >../SHA256SUMS && mv ../SHA256SUMS . && cat SHA256SUMS
 
 # With docker, or with buildah, which needs no daemon.
 image: dist ## Build the image roomring:VERSION from them
 	@if docker info >/dev/null 2>&1; then docker build -f Dockerfile -t roomring:$(VERSION) $(DIST); \
-	elif command -v buildah >/dev/null 2>&1; then STORAGE_DRIVER=$(or $(STORAGE_DRIVER),vfs) buildah bud --isolation chroot -f Dockerfile -t roomring:$(VERSION) $(DIST); \
+	elif command -v buildah >/dev/null 2>&1; then STORAGE_DRIVER=$(or $(STORAGE_DRIVER),vfs) buildah bud --isolation chroot --timestamp $(DATE) -f Dockerfile -t roomring:$(VERSION) $(DIST); \
 	else echo "Neither a docker daemon nor buildah is here (Debian: buildah)." >&2; exit 1; fi
 
 fmt: cargo ## Format the code

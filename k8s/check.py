@@ -12,8 +12,8 @@ import kubernetes_validate
 import yaml
 
 VERSIONS = ["1.32", "1.35"]
-# Of the Prometheus operator and the Gateway API: these are no part of Kubernetes, and no schema of theirs is at hand.
-WITHOUT_SCHEMA = {"ServiceMonitor", "PrometheusRule", "HTTPRoute"}
+# Of the Prometheus operator, the Gateway API and cert-manager: these are no part of Kubernetes, and no schema of theirs is at hand.
+WITHOUT_SCHEMA = {"ServiceMonitor", "PrometheusRule", "HTTPRoute", "BackendTLSPolicy", "Certificate", "Issuer"}
 
 problems = []
 
@@ -57,9 +57,14 @@ def check_pods(where, spec, problem):
         if "cpu" not in container["resources"]["requests"] or "memory" not in container["resources"]["limits"]:
             problem(f"{container['name']} has no request of CPU or no limit of memory")
         ports = {p["name"] for p in container["ports"]}
-        for probe in ("livenessProbe", "readinessProbe"):
-            if container[probe]["httpGet"]["port"] not in ports:
+        for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+            get = container.get(probe, {}).get("httpGet")
+            if get is None and probe == "startupProbe":
+                continue
+            if get["port"] not in ports:
                 problem(f"{probe} of {container['name']} is on a port that it has not")
+            if (get["port"] == "https") != (get.get("scheme", "HTTP") == "HTTPS"):
+                problem(f"{probe} of {container['name']} does not speak as its port does")
         for mount in container.get("volumeMounts", []):
             if mount["name"] not in volumes:
                 problem(f"{container['name']} mounts {mount['name']}, which is not there")
@@ -69,6 +74,53 @@ def check_pods(where, spec, problem):
             needed += container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
             if pod.get("terminationGracePeriodSeconds", 30) < needed:
                 problem(f"it is killed after less than the {needed} s that a stop may take")
+
+
+def check_network(objects, pods, problem_of):
+    """Every port of a pod is let in by some policy, and no policy lets in to a port that no pod of its has."""
+    for template in pods:
+        labels = template["metadata"]["labels"].items()
+        ports = {p["containerPort"] for c in template["spec"]["containers"] for p in c["ports"]}
+        allowed = set()
+        for policy in (o for o in objects if o["kind"] == "NetworkPolicy"):
+            selector = policy["spec"]["podSelector"]
+            if selector.get("matchLabels", {}).items() <= labels and "matchExpressions" not in selector:
+                let_in = {p["port"] for rule in policy["spec"].get("ingress", []) for p in rule["ports"]}
+                if let_in - ports:
+                    problem_of(f"NetworkPolicy {policy['metadata']['name']}")(f"its pods have no port {let_in - ports}")
+                allowed |= let_in
+        if ports - allowed:
+            problem_of("NetworkPolicy")(f"nobody may come to ports {ports - allowed} of {dict(labels)}")
+
+
+def check_certificates(objects, pods, settings, problem_of):
+    """Secrets come from certificates, where there are some; and those have the names that are asked for."""
+    urls = settings["ROOMRING_ETCD"].split(",")
+    if any(u.startswith("https:") for u in urls) != ("ROOMRING_ETCD_CA_FILE" in settings):
+        problem_of("ConfigMap roomring")("etcd's URLs and its authority do not go together")
+    made = {o["spec"]["secretName"]: o["spec"] for o in objects if o["kind"] == "Certificate"}
+    if not made:
+        return
+    issuers = {o["metadata"]["name"] for o in objects if o["kind"] == "Issuer"}
+    for secret, spec in made.items():
+        if spec["issuerRef"]["kind"] == "Issuer" and spec["issuerRef"]["name"] not in issuers:
+            problem_of(f"Certificate {secret}")("its issuer is not there")
+    for template in pods:
+        for volume in template["spec"].get("volumes", []):
+            secret = volume.get("secret", {}).get("secretName", "")
+            if secret.endswith("-tls") and secret not in made:
+                problem_of(f"Secret {secret}")("no certificate makes it")
+    if "ROOMRING_PEER_CA_FILE" in settings and made["roomring-peer-tls"]["dnsNames"] != ["roomring"]:
+        problem_of("Certificate roomring-peer-tls")("processes ask for the name roomring")
+    hosts = {u.split("//")[1].split(":")[0] for u in urls}
+    if "roomring-etcd-tls" in made and hosts - set(made["roomring-etcd-tls"]["dnsNames"]):
+        problem_of("Certificate roomring-etcd-tls")(f"it is not for {hosts}")
+
+
+def speaks_tls(service, port):
+    """Whether a port of a Service, by name or number, is one of TLS; None if it has no such port."""
+    found = [p for p in service["spec"]["ports"] if port in (p["name"], p["port"])]
+    return found[0].get("targetPort", found[0]["name"]) == "https" if found else None
 
 
 def check(path, objects):
@@ -121,8 +173,13 @@ def check(path, objects):
         if kind == "Ingress":
             for rule in spec["rules"]:
                 for backend in (p["backend"]["service"] for p in rule["http"]["paths"]):
-                    if ("Service", backend["name"]) not in names:
-                        problem(f"Service {backend['name']} is not there")
+                    service = names.get(("Service", backend["name"]))
+                    tls = service and speaks_tls(service, backend["port"].get("name") or backend["port"].get("number"))
+                    if tls is None:
+                        problem(f"Service {backend['name']} or its port is not there")
+                    says = o["metadata"]["annotations"].get("nginx.ingress.kubernetes.io/backend-protocol", "HTTP")
+                    if tls != (says == "HTTPS"):
+                        problem("it does not speak to routers as they do")
             least = int(o["metadata"]["annotations"]["nginx.ingress.kubernetes.io/proxy-read-timeout"])
             if least < 60:
                 problem("it cuts WebSockets between two pings")
@@ -130,8 +187,14 @@ def check(path, objects):
             for rule in spec["rules"]:
                 if rule["timeouts"]["request"] != "0s":
                     problem("it cuts WebSockets")
-                if any(("Service", b["name"]) not in names for b in rule["backendRefs"]):
-                    problem("a Service of it is not there")
+                for backend in rule["backendRefs"]:
+                    service = names.get(("Service", backend["name"]))
+                    tls = service and speaks_tls(service, backend["port"])
+                    if tls is None:
+                        problem(f"Service {backend['name']} or its port is not there")
+                    trusted = [t for p in objects if p["kind"] == "BackendTLSPolicy" for t in p["spec"]["targetRefs"]]
+                    if tls != any(t["name"] == backend["name"] for t in trusted):
+                        problem("it does not speak to routers as they do")
     for template in pods:
         for container in template["spec"]["containers"]:
             for source in container.get("envFrom", []):
@@ -139,6 +202,9 @@ def check(path, objects):
                     problem_of(container["name"])(f"ConfigMap {source['configMapRef']['name']} is not there")
         if ("ServiceAccount", template["spec"]["serviceAccountName"]) not in names:
             problem_of("pods")(f"ServiceAccount {template['spec']['serviceAccountName']} is not there")
+    check_network(objects, pods, problem_of)
+    maps = [o["data"] for o in objects if o["kind"] == "ConfigMap" and "ROOMRING_ETCD" in o["data"]]
+    check_certificates(objects, pods, maps[0], problem_of)
     denies = [o for o in objects if o["kind"] == "NetworkPolicy" and not o["spec"].get("ingress") and not o["spec"].get("egress")]
     if not any(set(o["spec"]["policyTypes"]) == {"Ingress", "Egress"} for o in denies):
         problem_of("NetworkPolicy")("none denies what is not allowed")

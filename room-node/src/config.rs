@@ -19,7 +19,7 @@ const CLUSTER: &str = "Settings of the cluster, fixed when its first node forms 
 
 /// A Roomring room node: holds rooms, orders and keeps their messages.
 #[derive(Debug, clap::Parser, Serialize)]
-#[command(name = "roomring-node", version)]
+#[command(name = "roomring-node", version = roomring_control::daemon::version())]
 pub struct Flags {
     /// Name of this node, unique in the cluster
     #[arg(long, env = "ROOMRING_ID")]

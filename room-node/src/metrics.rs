@@ -99,8 +99,7 @@ pub(crate) struct NodeMetrics(pub(crate) Arc<NodeSite>);
 impl Source for NodeMetrics {
     fn tell(&self, sink: &mut Sink<'_>) -> fmt::Result {
         let site = &self.0;
-        let build = [("role", "node"), ("version", env!("CARGO_PKG_VERSION"))];
-        sink.info("build_info", "A constant 1 that names the binary and its version.", &build)?;
+        sink.build("node")?;
         let ready = u64::from(site.is_ready().is_ok());
         sink.gauge("ready", "1 while the process is ready as /readyz has it.", ready)?;
 

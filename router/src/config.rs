@@ -26,7 +26,7 @@ use crate::webhook::{Webhook, WebhookConfig};
 
 /// Command line of `roomring-router`.
 #[derive(Debug, clap::Parser, Serialize)]
-#[command(name = "roomring-router", version, about = "Roomring's edge: holds client sockets and follows the placement")]
+#[command(name = "roomring-router", version = roomring_control::daemon::version(), about = "Roomring's edge: holds client sockets and follows the placement")]
 pub struct Flags {
     /// This router's name, unique in the cluster
     #[arg(long, env = "ROOMRING_ID")]

@@ -22,7 +22,7 @@ use tonic_health::server::HealthReporter;
 use crate::cluster::EdgeService;
 use crate::http::App;
 use crate::hub::Hub;
-use crate::metrics::DELIVERIES;
+use crate::metrics::{ACKNOWLEDGED, DELIVERIES};
 
 /// The gRPC server failed.
 #[derive(Debug, thiserror::Error)]
@@ -142,6 +142,7 @@ impl Admin for AdminService {
             uptime_ms: u64::try_from(self.born.elapsed().as_millis()).unwrap_or(u64::MAX),
             connections: self.app.connections(),
             rss_bytes: resident_bytes().unwrap_or(0),
+            publish_buckets: ACKNOWLEDGED.buckets().into_iter().map(|(_, n)| n).collect(),
             delivery_buckets: DELIVERIES.buckets().into_iter().map(|(_, n)| n).collect(),
             ..v1::RouterStatusReply::default()
         };

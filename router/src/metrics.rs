@@ -11,6 +11,8 @@ use crate::webhook::Webhook;
 
 /// From the arrival of deliveries at this router to the end of the writes to its clients.
 pub(crate) static DELIVERIES: Latencies = Latencies::new();
+/// From the turn that took a publish to the one that had its acknowledgement.
+pub(crate) static ACKNOWLEDGED: Latencies = Latencies::new();
 /// Bytes written to clients' sockets.
 pub(crate) static SENT_BYTES: Busy = Busy::new();
 /// The calls that it took.
@@ -63,8 +65,7 @@ pub(crate) struct RouterMetrics(pub(crate) Arc<RouterSite>, pub(crate) Option<Ar
 impl Source for RouterMetrics {
     fn tell(&self, sink: &mut Sink<'_>) -> fmt::Result {
         let site = &self.0;
-        let build = [("role", "router"), ("version", env!("CARGO_PKG_VERSION"))];
-        sink.info("build_info", "A constant 1 that names the binary and its version.", &build)?;
+        sink.build("router")?;
         let ready = u64::from(site.is_ready());
         sink.gauge("ready", "1 while the process is ready as /readyz has it.", ready)?;
 
@@ -103,6 +104,11 @@ impl Source for RouterMetrics {
             "router_delivery_seconds",
             "From the arrival of a delivery at this router to the end of the turn that wrote it to its clients' sockets; all of a turn as its oldest.",
             &DELIVERIES,
+        )?;
+        sink.latencies(
+            "router_publish_seconds",
+            "From the turn of the hub that took a publish, or what takes one back, from a client to the turn that had the primary's acknowledgement: both trips, the commit, and a failover in between.",
+            &ACKNOWLEDGED,
         )?;
         sink.gauge("router_node_links", "Nodes with an open link.", of(|s| s.links.len() as u64))?;
         let waiting = hub.as_ref().map_or(0, |(_, waiting)| *waiting as u64);

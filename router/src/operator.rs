@@ -307,7 +307,7 @@ fn router_row(id: &str, http: &str, status: &Word<v1::RouterStatusReply>) -> Val
                 "connections": s.connections, "rooms": s.rooms, "publishes_total": s.publishes_total,
                 "deliveries_total": s.deliveries_total, "slow_clients_total": s.slow_clients_total,
                 "rss_bytes": s.rss_bytes, "uptime_ms": s.uptime_ms, "release": s.release,
-                "links": s.links.len(), "delivery_buckets": s.delivery_buckets,
+                "links": s.links.len(), "delivery_buckets": s.delivery_buckets, "publish_buckets": s.publish_buckets,
             });
         }
         Err(why) => row["unreachable"] = json!(why),

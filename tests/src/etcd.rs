@@ -28,9 +28,28 @@ pub struct Etcd {
 /// What an etcd needs that lets only some in, and what those show it.
 #[derive(Debug)]
 struct Secured {
+    /// Its own flags.
+    flags: Vec<String>,
+    shown: Shown,
+    users: Option<Users>,
+}
+
+/// What a client of etcd trusts and shows, as files.
+#[derive(Debug)]
+pub struct Shown {
+    /// The authority.
+    pub ca: PathBuf,
+    /// The client's certificate.
+    pub certificate: PathBuf,
+    /// And its key.
+    pub key: PathBuf,
+}
+
+/// Users of etcd, besides certificates.
+#[derive(Debug)]
+struct Users {
     authority: Authority,
-    /// Its users are made.
-    has_users: bool,
+    made: bool,
 }
 
 /// The user that a cluster has in a secured etcd, and its role.
@@ -46,13 +65,17 @@ impl Secured {
             authority.issue(name, &["localhost", "127.0.0.1"]);
         }
         write(&authority.file(PASSWORD_FILE), &format!("{PASSWORD}\n"));
-        Self { authority, has_users: false }
+        let files = [("trusted-ca", "ca.pem"), ("cert", "server.pem"), ("key", "server-key.pem")];
+        let flag = |(what, name)| format!("--{what}-file={}", authority.file(name).display());
+        let flags = files.map(flag).into_iter().chain(["--client-cert-auth".to_owned()]).collect();
+        let [ca, certificate, key] = ["ca.pem", "client.pem", "client-key.pem"].map(|name| authority.file(name));
+        Self { flags, shown: Shown { ca, certificate, key }, users: Some(Users { authority, made: false }) }
     }
 
     fn tls(&self) -> TlsOptions {
-        let read = |name: &str| std::fs::read(self.authority.file(name)).expect("a file of ours");
-        let identity = Identity::from_pem(read("client.pem"), read("client-key.pem"));
-        TlsOptions::new().ca_certificate(Certificate::from_pem(read("ca.pem"))).identity(identity)
+        let read = |path: &Path| std::fs::read(path).expect("a file of ours");
+        let identity = Identity::from_pem(read(&self.shown.certificate), read(&self.shown.key));
+        TlsOptions::new().ca_certificate(Certificate::from_pem(read(&self.shown.ca))).identity(identity)
     }
 }
 
@@ -76,9 +99,17 @@ impl Etcd {
         Self { url: etcd.url.replace("http://", "https://"), secured, ..etcd }
     }
 
+    /// As [`Etcd::reserve`], of one with these flags besides, by which it asks for certificates.
+    pub fn reserve_with(dir: &Path, flags: Vec<String>, shown: Shown) -> Self {
+        let etcd = Self::reserve(dir);
+        let tls = |url: String| url.replace("http://", "https://");
+        let secured = Some(Secured { flags, shown, users: None });
+        Self { url: tls(etcd.url), peer_url: tls(etcd.peer_url), secured, ..etcd }
+    }
+
     /// The flags with which processes are let in.
     pub fn access_flags(&self) -> Vec<String> {
-        let Some(Secured { authority, .. }) = &self.secured else { return Vec::new() };
+        let Some(Users { authority, .. }) = self.users() else { return Vec::new() };
         let password = authority.file(PASSWORD_FILE).display().to_string();
         let user = ["--etcd-user", USER, "--etcd-password-file", &password].map(str::to_owned);
         authority.flags("etcd", "client").into_iter().chain(user).collect()
@@ -122,16 +153,10 @@ impl Etcd {
         ]
         .map(str::to_owned)
         .to_vec();
-        if let Some(Secured { authority, .. }) = &self.secured {
-            let files =
-                [("--trusted-ca-file", "ca.pem"), ("--cert-file", "server.pem"), ("--key-file", "server-key.pem")];
-            let file = |name: &str| authority.file(name).display().to_string();
-            args.extend(files.into_iter().flat_map(|(flag, name)| [flag.to_owned(), file(name)]));
-            args.push("--client-cert-auth".to_owned());
-        }
+        args.extend(self.secured.iter().flat_map(|secured| secured.flags.clone()));
         self.process = Some(Process::start("etcd", program, &args, &self.dir.with_extension("log")));
         eventually("etcd to answer", START, async || self.client().await.ok()?.status().await.ok()).await;
-        if self.secured.as_ref().is_some_and(|s| !s.has_users) {
+        if self.users().is_some_and(|users| !users.made) {
             self.make_users().await.expect("users of etcd");
         }
     }
@@ -148,10 +173,14 @@ impl Etcd {
         client.user_add(USER, PASSWORD, None).await?;
         client.user_grant_role(USER, USER).await?;
         client.auth_enable().await?;
-        if let Some(secured) = &mut self.secured {
-            secured.has_users = true;
+        if let Some(users) = self.secured.as_mut().and_then(|s| s.users.as_mut()) {
+            users.made = true;
         }
         Ok(())
+    }
+
+    fn users(&self) -> Option<&Users> {
+        self.secured.as_ref()?.users.as_ref()
     }
 
     /// SIGKILL; the data stays.
@@ -191,7 +220,9 @@ impl Etcd {
     /// Options of a connection, with what it takes to be let in.
     pub(crate) fn let_in(&self, options: ConnectOptions) -> ConnectOptions {
         match &self.secured {
-            Some(secured) if secured.has_users => options.with_tls(secured.tls()).with_user(USER, PASSWORD),
+            Some(secured) if self.users().is_some_and(|users| users.made) => {
+                options.with_tls(secured.tls()).with_user(USER, PASSWORD)
+            }
             Some(secured) => options.with_tls(secured.tls()),
             None => options,
         }

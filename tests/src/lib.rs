@@ -58,7 +58,7 @@ pub use raw::{Response, Tcp, get, post};
 pub use roamer::{Addresses, Roamer};
 pub use roamers::Roamers;
 pub use rogues::{Got, Rogue, Rogues};
-pub use sdk::{Encoding, Sdk, SdkKind, go_is_missing};
+pub use sdk::{Encoding, Sdk, SdkKind, go_is_missing, sdk_dir};
 pub use skew::{Skew, SkewedTraffic};
 pub use stage::{Stage, Tally, judge};
 pub use times::Times;

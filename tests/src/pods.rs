@@ -3,15 +3,15 @@
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::etcd::Etcd;
+use crate::etcd::{Etcd, Shown};
 use crate::expect::{eventually, evidence};
-use crate::process::{Process, binary, binary_dir};
+use crate::process::{Process, Ran, binary, binary_dir, run};
 use crate::raw::get;
 use crate::turn::{Turn, Weight};
 
@@ -47,6 +47,8 @@ pub fn object<'a>(objects: &'a [Value], kind: &str, name: &str) -> &'a Value {
 pub struct Pod {
     process: Process,
     ip: Ipv4Addr,
+    /// What its container has.
+    env: BTreeMap<String, String>,
     /// The pod as it was specified.
     spec: Value,
 }
@@ -58,6 +60,8 @@ pub struct Pods {
     running: BTreeMap<String, Pod>,
     etcd: Etcd,
     dir: tempfile::TempDir,
+    /// A directory for each Secret, with a file for each key.
+    secrets: Option<PathBuf>,
     /// The middle of the pods' addresses.
     net: (u8, u8),
     started: u8,
@@ -68,12 +72,29 @@ pub struct Pods {
 impl Pods {
     /// Nothing runs yet but etcd.
     pub async fn of(overlay: &str) -> Self {
+        Self::start_etcd(rendered(overlay), None, Etcd::reserve).await
+    }
+
+    /// The same of an overlay with TLS and an etcd of its own, whose Secrets are directories in `secrets`.
+    pub async fn with_secrets(overlay: &str, secrets: &Path) -> Self {
+        let objects = rendered(overlay);
+        let template = &object(&objects, "StatefulSet", "roomring-etcd")["spec"]["template"];
+        let flags = strings(&template["spec"]["containers"][0]["args"]);
+        let of_tls = |flag: &String| ["cert", "key-file", "trusted-ca"].iter().any(|what| flag.contains(what));
+        let flags: Vec<String> =
+            flags.iter().filter(|flag| of_tls(flag)).map(|flag| in_secrets(template, flag, secrets)).collect();
+        let file = |key: &str| secrets.join("roomring-etcd-client-tls").join(key);
+        let shown = Shown { ca: file("ca.crt"), certificate: file("tls.crt"), key: file("tls.key") };
+        Self::start_etcd(objects, Some(secrets.to_owned()), |dir| Etcd::reserve_with(dir, flags, shown)).await
+    }
+
+    async fn start_etcd(objects: Vec<Value>, secrets: Option<PathBuf>, etcd: impl FnOnce(&Path) -> Etcd) -> Self {
         let turn = Turn::wait(Weight::Heavy);
         let dir = tempfile::Builder::new().prefix("roomring-pods-").tempdir().expect("a temporary directory");
-        let mut etcd = Etcd::reserve(dir.path());
+        let mut etcd = etcd(dir.path());
         etcd.start().await;
         let net = (rand::random_range(1..255), rand::random_range(0..255));
-        Self { objects: rendered(overlay), running: BTreeMap::new(), etcd, dir, net, started: 0, _turn: turn }
+        Self { objects, running: BTreeMap::new(), etcd, dir, secrets, net, started: 0, _turn: turn }
     }
 
     /// The objects.
@@ -94,14 +115,15 @@ impl Pods {
         let ip = Ipv4Addr::new(127, self.net.0, self.net.1, self.started);
         let template = object(&self.objects, kind, workload)["spec"]["template"].clone();
         let container = &template["spec"]["containers"][0];
+        let env = self.environment(&template, name, ip);
         let mut args = vec!["-i".to_owned()];
-        args.extend(self.environment(&template, name, ip).into_iter().map(|(k, v)| format!("{k}={v}")));
+        args.extend(env.iter().map(|(k, v)| format!("{k}={v}")));
         let command = container["command"][0].as_str().expect("a command").trim_start_matches('/');
         args.push(binary(command).display().to_string());
         args.extend(strings(&container["args"]));
         let log = self.dir.path().join(format!("{name}.log"));
         let process = Process::start(name, &PathBuf::from("/usr/bin/env"), &args, &log);
-        let pod = Pod { process, ip, spec: template["spec"].clone() };
+        let pod = Pod { process, ip, env, spec: template["spec"].clone() };
         assert!(self.running.insert(name.to_owned(), pod).is_none(), "{name} runs already");
     }
 
@@ -146,7 +168,19 @@ impl Pods {
             std::fs::write(&file, self.mounted(template, &path)).expect("a file");
             env.insert("ROOMRING_CONFIG".to_owned(), file.display().to_string());
         }
+        if let Some(secrets) = &self.secrets {
+            env.values_mut().for_each(|value| *value = in_secrets(template, value, secrets));
+        }
         env
+    }
+
+    /// Runs a program of ours in a pod.
+    pub async fn exec(&self, name: &str, program: &str, args: &[&str]) -> Ran {
+        let env = self.running[name].env.iter().map(|(k, v)| format!("{k}={v}"));
+        let program = binary(program).display().to_string();
+        let args = args.iter().map(|&arg| arg.to_owned());
+        let all: Vec<String> = ["-i".to_owned()].into_iter().chain(env).chain([program]).chain(args).collect();
+        run(Path::new("/usr/bin/env"), &all, READY).await
     }
 
     /// What a ConfigMap puts at a path.
@@ -176,7 +210,14 @@ impl Pods {
         if tokio::net::TcpStream::connect(address).await.is_err() {
             return false;
         }
-        get(address, http["path"].as_str().expect("a path")).await.status == 200
+        let path = http["path"].as_str().expect("a path");
+        if http["scheme"] == "HTTPS" {
+            // Believes any certificate, as the kubelet does.
+            let url = format!("https://{address}{path}");
+            let curl = ["--silent", "--fail", "--insecure", "--output", "/dev/null", &url];
+            return run(Path::new("/usr/bin/curl"), &curl, READY).await.code == Some(0);
+        }
+        get(address, path).await.status == 200
     }
 
     /// Every liveness probe passes.
@@ -216,4 +257,22 @@ impl Pods {
 /// The texts of a list.
 fn strings(list: &Value) -> Vec<String> {
     list.as_array().into_iter().flatten().filter_map(|v| v.as_str()).map(str::to_owned).collect()
+}
+
+/// A text that names a file of a Secret, with where that is on this machine.
+///
+/// # Panics
+/// If there is no such file.
+fn in_secrets(template: &Value, text: &str, secrets: &Path) -> String {
+    let volumes = template["spec"]["volumes"].as_array().expect("volumes");
+    for mount in template["spec"]["containers"][0]["volumeMounts"].as_array().expect("mounts") {
+        let volume = volumes.iter().find(|v| v["name"] == mount["name"]);
+        let Some(secret) = volume.and_then(|v| v["secret"]["secretName"].as_str()) else { continue };
+        let path = mount["mountPath"].as_str().expect("a path");
+        let Some((before, key)) = text.split_once(&format!("{path}/")) else { continue };
+        let file = secrets.join(secret).join(key);
+        assert!(file.is_file(), "{text}: no {key} in the Secret {secret}");
+        return format!("{before}{}", file.display());
+    }
+    text.to_owned()
 }

@@ -55,7 +55,7 @@ impl Sdk {
 
     /// Starts the program; its log goes under `dir`.
     pub fn start(kind: SdkKind, encoding: Encoding, name: &str, dir: &Path) -> Self {
-        let installed = installed();
+        let installed = sdk_dir();
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients");
         let (program, mut args, needed) = match kind {
             SdkKind::JavaScript => {
@@ -139,10 +139,10 @@ impl Sdk {
 
 /// Why the Go client could not be built on this machine, if it could not.
 pub fn go_is_missing() -> Option<String> {
-    std::fs::read_to_string(installed().join("go-client.missing")).ok()
+    std::fs::read_to_string(sdk_dir().join("go-client.missing")).ok()
 }
 
 /// Where `make test-deps` put the SDKs: `ROOMRING_TEST_CLIENTS`, or `clients` in cargo's target directory.
-fn installed() -> PathBuf {
+pub fn sdk_dir() -> PathBuf {
     std::env::var_os("ROOMRING_TEST_CLIENTS").map_or_else(|| binary_dir().join("../clients"), PathBuf::from)
 }

@@ -1,9 +1,12 @@
 //! The examples of `docs/clients.md`, as they stand there.
 
+use std::path::Path;
 use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
-use roomring_tests::{Cluster, Options, post, within, write};
+use roomring_tests::{
+    Cluster, Options, Process, eventually, evidence, go_is_missing, post, run, sdk_dir, within, write,
+};
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
@@ -67,6 +70,56 @@ async fn the_page_for_client_writers_is_true() {
         hears(&mut ws, &mut vec![next()]).await;
     }
     assert!(examples.next().is_none(), "an example that nothing checks");
+}
+
+/// The program of the page that begins with this comment, for a router at `http`.
+fn program(begins: &str, http: std::net::SocketAddr) -> String {
+    let page = include_str!("../../docs/clients.md");
+    let (_, rest) = page.split_once(begins).unwrap_or_else(|| panic!("{begins} is on the page"));
+    let (program, _) = rest.split_once("```").expect("its end");
+    assert!(program.contains("ws://127.0.0.1:8000/"), "{program}");
+    program.replace("127.0.0.1:8000", &http.to_string())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_sdks_program_joins_and_hears_itself() {
+    let cluster = Cluster::start(Options { nodes: 1, routers: 1, ..Options::default() }).await;
+    let (http, installed) = (cluster.http()[0], sdk_dir());
+    let dir = cluster.path("programs");
+    std::fs::create_dir(&dir).expect("a directory");
+    let file = |name: &str, text: &str| {
+        let path = dir.join(name);
+        write(&path, text);
+        path
+    };
+    std::os::unix::fs::symlink(installed.join("node_modules"), dir.join("node_modules")).expect("a link");
+    let mut programs = vec![
+        ("node".into(), vec![file("lobby.mjs", &program("// lobby.mjs\n", http))]),
+        (installed.join("venv/bin/python"), vec![file("lobby.py", &program("# lobby.py\n", http))]),
+    ];
+    // Where the Go client could not be built `make test-deps` said why.
+    if go_is_missing().is_none() {
+        file("main.go", &program("// main.go\n", http));
+        let client = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients/go");
+        for name in ["go.mod", "go.sum"] {
+            std::fs::copy(client.join(name), dir.join(name)).expect("a copy");
+        }
+        let build = format!("cd '{}' && go build -o lobby .", dir.display());
+        let built = run(Path::new("/bin/sh"), &["-c", &build], LIMIT * 3).await;
+        assert_eq!(built.code, Some(0), "{}", built.stderr);
+        programs.push((dir.join("lobby"), Vec::new()));
+    }
+    for (program, args) in programs {
+        let name = program.file_name().expect("a name").to_string_lossy().into_owned();
+        let running = Process::start(&name, &program, &args, &cluster.log(&name));
+        eventually(&format!("{name} to hear itself"), LIMIT, async || {
+            let log = running.log();
+            assert!(!log.contains("Error"), "{log}");
+            log.lines().any(|l| l.contains(" ann ") && l.contains("hello")).then_some(())
+        })
+        .await;
+        evidence(format!("{name} ran the page's program"));
+    }
 }
 
 /// Waits until all of `expected` was said, and nothing else but what is not of the page.

@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use clap::CommandFactory;
+use roomring_control::daemon::config::parse;
+use roomring_tests::{Authority, write};
 
 /// The flags of a binary as a section of the page.
 fn section(name: &str, command: &clap::Command) -> String {
@@ -68,5 +70,53 @@ fn every_setting_is_documented() {
             page.contains(&format!("\n| `{option}` | ")),
             "docs/configuration.md has nothing on {option} of [rooms]"
         );
+    }
+}
+
+fn packaged(path: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging").join(path);
+    std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+/// The files of the Debian package: as they come nothing runs, since the id is missing; with all that stands there as comments they
+/// are right, and the units stop no process before its grace is over.
+#[test]
+fn packaged_files_and_units_agree_with_the_binaries() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let authority = Authority::new(dir.path());
+    for name in ["peer", "tls"] {
+        authority.issue(name, &["roomring"]);
+    }
+    std::fs::copy(authority.file("ca.pem"), dir.path().join("peer-ca.pem")).expect("a copy");
+    write(&dir.path().join("token-secret"), "a secret of more than thirty-two bytes");
+    for role in ["node", "router"] {
+        let file = dir.path().join(format!("{role}.toml"));
+        let shipped = packaged(&format!("etc/{role}.toml"));
+        let all: String = shipped.lines().map(|l| format!("{}\n", l.strip_prefix('#').unwrap_or(l))).collect();
+        // Prose stays a comment, its # was followed by a blank.
+        let all: String =
+            all.lines().map(|l| if l.starts_with(' ') { "\n".to_owned() } else { format!("{l}\n") }).collect();
+        let all = all.replace("/etc/roomring", &dir.path().display().to_string());
+        let parsed = |text: &str| {
+            write(&file, text);
+            let args = [role, "--config", &file.display().to_string()].map(str::to_owned);
+            match role {
+                "node" => {
+                    parse::<roomring_node::config::Flags, roomring_node::config::Config>(args).map(|c| c.stop_grace)
+                }
+                _ => parse::<roomring_router::Flags, roomring_router::Config>(args).map(|c| c.stop_grace),
+            }
+        };
+        let unconfigured = parsed(&shipped).expect_err("no id").to_string();
+        assert!(unconfigured.contains("`id`"), "{role}: {unconfigured}");
+        let grace = parsed(&all).unwrap_or_else(|e| panic!("{role}: {e}\n{all}")).0.as_secs();
+
+        let unit = packaged(&format!("systemd/roomring-{role}.service"));
+        let value = |key: &str| unit.lines().find_map(|l| l.strip_prefix(key)?.strip_prefix('=')).unwrap_or_default();
+        assert!(
+            value("ExecStart").starts_with(&format!("/usr/bin/roomring-{role} --config /etc/roomring/{role}.toml"))
+        );
+        assert!(value("TimeoutStopSec").parse::<u64>().expect("seconds") >= grace + 10, "{role}: {grace}");
+        assert_eq!((value("User"), value("RestartPreventExitStatus")), ("roomring", "2"));
     }
 }

@@ -42,7 +42,7 @@ async fn an_operator_sees_the_cluster_finds_a_room_and_sees_a_node_go() {
         page.wait_text("routers", "router-2").await;
         page.wait_text("legend", "64 ok").await;
         page.wait("kept.publishes.length > 3 && kept.publishes.at(-1) > 0").await;
-        page.wait("kept.commit.at(-1)[0] > 0").await;
+        page.wait("kept.commit.at(-1)[0] > 0 && kept.publish.at(-1)[0] > 0").await;
         fits(page).await;
     }
     // The ring is drawn: its canvas has many colours.
@@ -73,6 +73,8 @@ async fn an_operator_sees_the_cluster_finds_a_room_and_sees_a_node_go() {
         page.wait("!document.getElementById('legend').textContent.startsWith('64 ok') || document.getElementById('status').dataset.state !== 'ok'").await;
     }
     wide.screenshot_whole("3-evicted").await;
+    // The room that was looked for before is shown where it is now.
+    phone.wait(&format!("document.querySelectorAll('#found dd')[1].textContent !== '{node}'")).await;
     evidence(format!("the page showed that {node} was evicted"));
     wide.wait_text("status", "all is well").await;
     wide.wait_text("legend", "64 ok").await;
@@ -152,6 +154,7 @@ async fn an_operator_with_a_key_drains_pins_and_disconnects() {
     wide.click("go").await;
     wide.wait_text("said", "pin").await;
     wide.wait_text("placement", "1 pinned").await;
+    wide.wait_text("found", "pinned to").await;
     wide.screenshot_whole("3-pinned").await;
     wide.type_into("user", "ann").await;
     wide.click("disconnect").await;

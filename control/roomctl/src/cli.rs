@@ -21,7 +21,7 @@ changed: try again; 5 ordered, but not done within --timeout. What to do next is
 
 /// The operator's command line for Roomring.
 #[derive(Debug, Parser)]
-#[command(name = "roomctl", version, max_term_width = 80)]
+#[command(name = "roomctl", version = roomring_control::daemon::version(), max_term_width = 80)]
 #[command(after_help = EXIT_CODES)]
 pub(crate) struct Cli {
     #[command(subcommand)]

@@ -14,6 +14,8 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::exemplar::Exemplar;
 use prometheus_client::registry::Registry;
 
+use super::build::{RELEASE, REVISION};
+
 /// Content type of [`Told::text`].
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
@@ -205,6 +207,16 @@ impl Sink<'_> {
     pub fn info(&mut self, name: &str, help: &str, labels: &[(&str, &str)]) -> fmt::Result {
         let mut metric = self.0.encode_descriptor(name, help, None, MetricType::Gauge)?;
         metric.encode_family(&labels)?.encode_gauge(&1_u64)
+    }
+
+    /// Which build this process, one of `role`, is.
+    ///
+    /// # Errors
+    /// As the formatter's.
+    pub fn build(&mut self, role: &str) -> fmt::Result {
+        let labels = [("role", role), ("version", RELEASE), ("revision", REVISION.unwrap_or("unknown"))];
+        let help = "A constant 1 that names the binary, its version and, of a release, the commit it was built from.";
+        self.info("build_info", help, &labels)
     }
 
     /// A histogram of times.

@@ -142,6 +142,11 @@ impl Publishes {
         numbers.into_iter().filter_map(|number| self.send(number, generation)).collect()
     }
 
+    /// When a publish that is not answered yet was taken.
+    pub(super) fn taken_at(&self, number: u64) -> Option<Time> {
+        Some(Time(self.waiting.get(&number)?.due.0.saturating_sub(self.deadline)))
+    }
+
     /// A node's answer. Who is to be flushed for it is added to `owed`.
     pub(super) fn answered(&mut self, answer: v1::Published, owed: &mut Vec<Arc<Client>>) -> Verdict {
         let Some(publish) = self.waiting.get_mut(&answer.number) else { return Verdict::Settled };

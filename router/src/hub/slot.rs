@@ -12,6 +12,7 @@ use std::time::Duration;
 use roomring_control::clock::Time;
 use roomring_proto::close::ErrorCode;
 use roomring_proto::{PlacementRef, RoomId, SlotId, v1};
+use v1::node_message::Kind as FromNode;
 use v1::router_message::Kind as ToNode;
 
 use super::api::{Client, Command, ToClient, Told};
@@ -107,6 +108,16 @@ impl Slot {
     /// Clients whose queues the caller is to flush before it waits for anything.
     pub(super) fn owed(&mut self) -> &mut Vec<Arc<Client>> {
         &mut self.owed
+    }
+
+    /// When the publish was taken that this acknowledges; `None` if it acknowledges none that waits.
+    pub(super) fn acknowledges(&self, link: Link, message: &FromNode) -> Option<Time> {
+        match message {
+            FromNode::Published(answer) if answer.refused.is_none() && self.attachment.listens_to(link) => {
+                self.publishes.taken_at(answer.number)
+            }
+            _ => None,
+        }
     }
 
     /// Publishes that the business server is to be told of.

@@ -21,7 +21,7 @@ use super::attach::{Link, Route};
 use super::debts::Debts;
 use super::outbox::Outbox;
 use super::slot::{Counts, HELD_UP, Output, Slot};
-use crate::metrics::DELIVERIES;
+use crate::metrics::{ACKNOWLEDGED, DELIVERIES};
 use crate::namespaces::Namespaces;
 use crate::webhook::Webhook;
 
@@ -356,7 +356,12 @@ impl Worker {
                 self.turn.bytes += messages.iter().map(cost).sum::<usize>() as u64;
                 for message in messages {
                     if let Some(slot) = slot_of(&message) {
-                        self.with_slot(slot, |slot, out| slot.node(now, link, message, out));
+                        self.with_slot(slot, |slot, out| {
+                            if let Some(taken) = slot.acknowledges(link, &message) {
+                                ACKNOWLEDGED.observe(now.since(taken), 1);
+                            }
+                            slot.node(now, link, message, out);
+                        });
                     }
                 }
             }
