@@ -202,8 +202,8 @@ dist: build-deps ## Build static binaries, a Debian package and their checksums 
 	rm -rf $(DIST) && mkdir -p $(DIST)
 	for b in $(BINARIES); do objcopy --strip-debug $(TARGET_DIR)/$(HOST)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))/$$b $(DIST)/$$b && \
 		{ ! ldd $(DIST)/$$b 2>/dev/null | grep '=>' || { echo "$$b is not static" >&2; exit 1; }; } || exit 1; done
-	cp LICENSE-MIT LICENSE-APACHE $(DIST)/ && python3 packaging/third-party.py >$(DIST)/THIRD-PARTY.txt
-	@if command -v dpkg-deb >/dev/null 2>&1; then SOURCE_DATE_EPOCH=$(DATE) packaging/debian/build $(DIST) $(VERSION) "$(REVISION)"; \
+	cp LICENSE-MIT LICENSE-APACHE $(DIST)/ && python3 control/packaging/third-party.py >$(DIST)/THIRD-PARTY.txt
+	@if command -v dpkg-deb >/dev/null 2>&1; then SOURCE_DATE_EPOCH=$(DATE) control/packaging/debian/build $(DIST) $(VERSION) "$(REVISION)"; \
 	else echo "NOT BUILT: the Debian package, as dpkg-deb is missing" >&2; fi
 	cd $(DIST) && sha256sum * >../SHA256SUMS && mv ../SHA256SUMS . && cat SHA256SUMS
 

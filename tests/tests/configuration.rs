@@ -74,7 +74,7 @@ fn every_setting_is_documented() {
 }
 
 fn packaged(path: &str) -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging").join(path);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../control/packaging").join(path);
     std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 

@@ -1,4 +1,4 @@
-"""Prints the licences of every crate that is part of the binaries: python3 packaging/third-party.py
+"""Prints the licences of every crate that is part of the binaries: python3 control/packaging/third-party.py
 
 Whoever hands binaries on hands these texts on with them.
 """
