@@ -23,7 +23,7 @@ mod site;
 pub mod webhook;
 
 pub use api::{ApiKeys, BadKey};
-pub use backend::{Backend, Refused, Whereabouts};
+pub use backend::{Backend, Sent, Whereabouts};
 pub use config::{Config, Flags};
 pub use frame::Frame;
 pub use grpc::ServerError;

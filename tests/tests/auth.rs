@@ -3,7 +3,7 @@
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -44,9 +44,11 @@ async fn name(visitor: &mut Visitor) -> Value {
     all.into_iter().map(|(_, info)| info["user"].clone()).next().unwrap_or_default()
 }
 
-/// That a client is still connected, and served.
-async fn check_alive(visitor: &mut Visitor) {
+/// That a client is still connected, and served; gives how soon.
+async fn check_alive(visitor: &mut Visitor) -> Duration {
+    let asked = Instant::now();
     assert_eq!(visitor.ask(json!({"id": 9, "ping": {}})).await, json!({"id": 9, "ping": {}}));
+    asked.elapsed()
 }
 
 fn code(answer: &Value) -> Value {
@@ -100,12 +102,18 @@ async fn keys_of_a_server_are_rotated_and_outlive_it() {
     // It hangs: those whose key is known get in, and nobody is thrown out.
     *served.lock().expect("not poisoned") = None;
     assert!(connected("second").await.1.get("connect").is_some());
+    let asked = Instant::now();
     let (_, unknown) = connected("third").await;
+    let told = asked.elapsed();
     assert!(code(&unknown) == 100 || unknown["close"] == 3500, "{unknown}");
     drop(server);
+    let asked = Instant::now();
     assert!(connected("second").await.1.get("connect").is_some());
-    check_alive(&mut first).await;
-    evidence("the server of the keys hung, and then was gone");
+    let (known, alive) = (asked.elapsed(), check_alive(&mut first).await);
+    evidence(format!(
+        "the server of the keys hung, and then was gone: an unknown key was answered within {told:.1?}, a known one let in \
+         within {known:.1?}, who was there was served within {alive:.1?}"
+    ));
 }
 
 /// Redis on a port.
@@ -145,18 +153,25 @@ async fn sessions_in_redis_and_its_absence() {
         assert_eq!(answer["close"], 3501, "{cookie:?}: {answer}");
     }
     server.kill();
+    let asked = Instant::now();
     let (_, away) = visit(router, Some("sid=abc"), json!({})).await;
+    let told = asked.elapsed();
     assert_eq!((code(&away), &away["error"]["temporary"]), (json!(100), &json!(true)));
-    check_alive(&mut ann).await;
+    let alive = check_alive(&mut ann).await;
     let mut server = redis(port, dir.path()).await;
     set(port, "sess:abc", &session).await;
+    let back = Instant::now();
     eventually("log-ins to work again", LIMIT, async || {
         let (_, answer) = visit(router, Some("sid=abc"), json!({})).await;
         answer.get("connect").map(|_| ())
     })
     .await;
+    let back = back.elapsed();
     check_alive(&mut ann).await;
-    evidence("redis was killed, and started again");
+    evidence(format!(
+        "redis was killed: a log-in was told to come back within {told:.1?}, who was there was served within {alive:.1?}; \
+         started again: log-ins after {back:.1?}"
+    ));
     server.kill();
 }
 
@@ -199,13 +214,21 @@ async fn the_business_server_says_who_a_client_is() {
     // Nobody that it knows: the next way in.
     assert!(come("sid=stranger").await.get("connect").is_some());
     *hangs.lock().expect("not poisoned") = true;
+    let mut told = Vec::new();
     for _ in 0..6 {
+        let asked = Instant::now();
         assert_eq!(code(&come("sid=abc").await), 100);
+        told.push(asked.elapsed());
     }
-    check_alive(&mut ann).await;
+    let alive = check_alive(&mut ann).await;
     *hangs.lock().expect("not poisoned") = false;
+    let back = Instant::now();
     eventually("the server to be asked again", LIMIT, async || come("sid=abc").await.get("connect").map(|_| ())).await;
-    evidence("the business server hung, and was left alone for a while");
+    evidence(format!(
+        "the business server hung: log-ins were told to come back within {told:.1?}, who was there was served within \
+         {alive:.1?}; answering again: log-ins after {:.1?}",
+        back.elapsed()
+    ));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -247,14 +270,19 @@ async fn the_business_server_says_what_a_client_may_do() {
 
     // While it hangs nothing new is allowed, and who is there goes on.
     *hangs.lock().expect("not poisoned") = true;
+    let asked = Instant::now();
     let unasked = ann.ask(json!({"id": 6, "publish": {"channel": "chat:open", "data": "later"}})).await;
+    let told = asked.elapsed();
     assert_eq!((code(&unasked), &unasked["error"]["temporary"]), (json!(100), &json!(true)));
-    check_alive(&mut ann).await;
+    let alive = check_alive(&mut ann).await;
     *hangs.lock().expect("not poisoned") = false;
     eventually("the server to be asked again", LIMIT, async || {
         let said = ann.ask(json!({"id": 7, "subscribe": {"channel": "chat:closed"}})).await;
         (code(&said) == 103).then_some(())
     })
     .await;
-    evidence("the business server hung when it was asked whether a client may publish");
+    evidence(format!(
+        "the business server hung when it was asked whether a client may publish: told to come back within {told:.1?}, served \
+         otherwise within {alive:.1?}"
+    ));
 }

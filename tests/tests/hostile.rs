@@ -1,7 +1,8 @@
-//! What rogues send, one row each: what they get, and that somebody who does nothing wrong is served after every one of them.
+//! What rogues send, one row each: what they get, what the router's log says of it, and that somebody who does nothing wrong is
+//! served after every one of them; how soon is printed.
 
 use std::net::SocketAddr;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -13,6 +14,10 @@ use tokio_tungstenite::tungstenite::protocol::frame::Frame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
 
 const LIMIT: Duration = Duration::from_secs(60);
+
+/// Most lines that one row may add to the log.
+const MOST_LINES: usize = 2;
+
 const SECRET: &str = "a secret of sufficient length";
 const KEY: &str = "a key of sufficient length";
 
@@ -58,6 +63,8 @@ struct Siege {
     router: SocketAddr,
     witness: Visitor,
     rows: u32,
+    /// Bytes of the router's log that were there before this row.
+    logged: usize,
     /// Every row comes from an address of its own.
     addresses: u32,
 }
@@ -77,7 +84,7 @@ impl Siege {
         let (mut witness, _) = Visitor::connect(router, &[("X-Forwarded-For", "192.0.2.1")], good("witness")).await;
         let joined = witness.ask(json!({"id": 2, "subscribe": {"channel": "lobby"}})).await;
         assert!(joined.get("subscribe").is_some(), "{joined}");
-        (Self { cluster, router, witness, rows: 0, addresses: 0 }, dir)
+        (Self { cluster, router, witness, rows: 0, logged: 0, addresses: 0 }, dir)
     }
 
     /// An address that nobody came from yet.
@@ -116,8 +123,17 @@ impl Siege {
             Gets::Status(statuses) => statuses.iter().any(|status| got["status"] == *status),
         };
         assert!(fits, "{row}: {got}, not {gets:?}");
+        let asked = Instant::now();
         let alive = self.witness.ask(json!({"id": self.rows + 9, "presence_stats": {"channel": "lobby"}})).await;
         assert_eq!(alive["presence_stats"]["num_clients"], 1, "after {row}: {alive}");
+        let took = asked.elapsed();
+        let log = self.cluster.routers["router-1"].process.log();
+        let said: Vec<&str> = log.get(self.logged..).unwrap_or_default().lines().collect();
+        self.logged = log.len();
+        // Whoever sends nonsense is not to fill the disk, and nothing of it is an error of ours.
+        assert!(said.len() <= MOST_LINES, "{row}: {said:#?}");
+        assert!(said.iter().all(|line| !line.contains("ERROR") && !line.contains("panicked")), "{row}: {said:#?}");
+        println!("| {row} | {gets:?} | {} | {took:.1?} |", said.join(" "));
         // The witness, too, may not ask faster than that.
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
@@ -140,6 +156,8 @@ fn good(user: &str) -> Value {
 async fn rogues_get_their_answer_and_nobody_else_notices() {
     let (mut siege, _files) = Siege::begin().await;
     let pid = siege.cluster.routers["router-1"].process.pid();
+    siege.logged = siege.cluster.routers["router-1"].process.log().len();
+    println!("| what is sent | what comes back | the router's log | a witness is answered within |\n|---|---|---|---|");
     http(&mut siege).await;
     pages_and_addresses(&mut siege).await;
     tokens(&mut siege).await;

@@ -47,7 +47,7 @@ impl<'a, B: Backend> Caller<'a, B> {
         for index in 0..count {
             let Ok(request) = u32::try_from(index) else { break };
             let command = make(index, request, self.client.clone());
-            waiting += usize::from(self.backend.send(command).await.is_ok());
+            waiting += usize::from(self.backend.send(command).known().await.is_ok());
         }
         let by = Instant::now() + ANSWER_WITHIN;
         while waiting > 0 {

@@ -10,7 +10,7 @@ use hyper::header::{
     ALLOW, AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER,
     X_CONTENT_TYPE_OPTIONS,
 };
-use hyper::upgrade::OnUpgrade;
+use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use roomring_proto::RoomId;
@@ -18,6 +18,7 @@ use roomring_proto::close::CloseCode;
 use serde::Serialize;
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
+use tokio_util::sync::CancellationToken;
 
 use super::handshake::Handshake;
 use super::server::Source;
@@ -363,18 +364,23 @@ async fn run<B: Backend>(
     let counted = app.count_connection();
     let stop = counted.stop.clone();
     // The socket itself rather than a box around it: every read and write goes through this.
-    let upgraded = match upgraded.downcast::<TokioIo<TcpStream>>() {
-        Ok(parts) => {
-            return task::run(parts.io.into_inner(), parts.read_buf, app.max_message, session, backend, stop).await;
-        }
-        Err(upgraded) => upgraded,
+    let session = match upgraded.downcast::<TokioIo<TcpStream>>() {
+        Ok(parts) => task::run(parts.io.into_inner(), parts.read_buf, app.max_message, session, backend, stop),
+        Err(upgraded) => return Box::pin(run_within_tls(upgraded, app.max_message, session, backend, stop)).await,
     };
+    session.await;
+}
+
+async fn run_within_tls<B: Backend>(
+    upgraded: Upgraded,
+    max_message: usize,
+    session: Box<impl Machine + Send>,
+    backend: Arc<B>,
+    stop: CancellationToken,
+) {
     let Ok(parts) = upgraded.downcast::<TokioIo<TlsStream<TcpStream>>>() else {
         return tracing::error!("a connection is not of a type that it was served as");
     };
-    let within_tls = async {
-        let socket = Socket::new(parts.io.into_inner(), parts.read_buf, app.max_message).await;
-        stream::run(session, backend, socket, stop).await;
-    };
-    Box::pin(within_tls).await;
+    let socket = Socket::new(parts.io.into_inner(), parts.read_buf, max_message).await;
+    stream::run(session, backend, socket, stop).await;
 }

@@ -49,11 +49,10 @@ use roomring_control::wire::Wire;
 use roomring_proto::{Incarnation, NodeId, RoomId, SlotId, Uid};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, watch};
-use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::backend::{Backend, Refused, Whereabouts};
+use crate::backend::{Backend, Sent, Whereabouts};
 use crate::namespaces::Namespaces;
 use crate::webhook::Webhook;
 use api::{Client, Command};
@@ -226,11 +225,6 @@ impl Hub {
         self.tasks.wait().await;
     }
 
-    fn event(&self, command: Command) -> Option<(&mpsc::Sender<Event>, Event)> {
-        let (worker, uid, slot) = self.place(command.room())?;
-        Some((worker, Event::Command { uid, slot, command }))
-    }
-
     /// Whose a room is.
     fn place(&self, room: &RoomId) -> Option<(&mpsc::Sender<Event>, Uid, SlotId)> {
         // Not a clone of it: every command of every client would count it up and down.
@@ -243,14 +237,21 @@ impl Hub {
 }
 
 impl Backend for Hub {
-    async fn send(&self, command: Command) -> Result<(), Refused> {
-        let (worker, event) = self.event(command).ok_or(Refused)?;
-        match worker.try_send(event) {
-            Ok(()) => Ok(()),
-            Err(TrySendError::Closed(_)) => Err(Refused),
-            // Boxed: it is rare, and every session's future would hold room for it.
+    fn send(&self, command: Command) -> Sent {
+        let Some((worker, uid, slot)) = self.place(command.room()) else { return Sent::Refused(command) };
+        // What comes back is what was sent.
+        let back = |event| match event {
+            Event::Command { command, .. } => command,
+            _ => unreachable!("only a command was sent"),
+        };
+        match worker.try_send(Event::Command { uid, slot, command }) {
+            Ok(()) => Sent::Taken,
+            Err(TrySendError::Closed(event)) => Sent::Refused(back(event)),
             Err(TrySendError::Full(event)) => {
-                Box::pin(timeout(SEND_WITHIN, worker.send(event))).await.map_err(|_| Refused)?.map_err(|_| Refused)
+                let worker = worker.clone();
+                Sent::Waiting(Box::pin(async move {
+                    worker.send_timeout(event, SEND_WITHIN).await.map_err(|e| back(e.into_inner()))
+                }))
             }
         }
     }

@@ -197,13 +197,13 @@ impl Fixture {
             recover: None,
             reject_unrecovered: false,
         };
-        self.hub.send(command).await.unwrap();
+        self.hub.send(command).known().await.unwrap();
     }
 
     async fn publish(&self, client: &Arc<Client>, request: u32, data: &str) {
         let (client, data) = (client.clone(), Bytes::copy_from_slice(data.as_bytes()));
         let command = Command::Publish { request, room: lobby(), client, data, id: String::new() };
-        self.hub.send(command).await.unwrap();
+        self.hub.send(command).known().await.unwrap();
     }
 }
 
@@ -290,7 +290,7 @@ async fn without_a_primary_a_publish_fails_in_time_as_never_taken() {
     let f = Fixture::new();
     let ann = client("ann");
     let command = Command::Presence { request: 1, room: lobby(), client: ann.clone(), stats_only: true };
-    assert!(f.hub.send(command).await.is_err(), "no placement yet");
+    assert!(f.hub.send(command).known().await.is_err(), "no placement yet");
     assert_eq!(f.hub.whereabouts(&lobby()), None);
     // Nobody listens there.
     f.place(placement(1, 1, 1, &[(1, "127.0.0.1:1".parse().unwrap())]));

@@ -160,9 +160,8 @@ impl<M: Machine + Send, B: Backend, L: Line> Pump<M, B, L> {
                     Output::Write(data) => told.push(Told::Message { data, binary: self.machine.binary() }),
                     Output::Ping => told.push(Told::Ping),
                     Output::Hub(command) => {
-                        let refusal = refusal(&command);
-                        if self.backend.send(command).await.is_err() {
-                            match refusal {
+                        if let Err(command) = self.backend.send(command).known().await {
+                            match refusal(command) {
                                 Some(answer) => self.machine.handle(now(), Input::Hub(answer), &mut self.outputs),
                                 // The client would go on being a member of a room that it has left.
                                 None => end = Some(CloseCode::INTERNAL_SERVER_ERROR),

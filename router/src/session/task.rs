@@ -26,8 +26,8 @@ use super::control::ControlFrames;
 use super::frames::{Frames, Incoming};
 use super::questions::Questions;
 use super::{Input, Machine, Output};
-use crate::auth::Verdict;
-use crate::backend::Backend;
+use crate::auth::{Lookup, Verdict};
+use crate::backend::{Backend, Sent};
 use crate::frame::Frame;
 use crate::hub::api::{Command, ToClient};
 use crate::hub::queue::{Pumped, Slow};
@@ -61,14 +61,15 @@ thread_local! {
 /// Runs a session on a connection whose handshake is done until the client or the server ends it, takes it out of the hub,
 /// and closes the socket. `read` is what was read beyond the handshake; `max_message` bounds the client's messages, in bytes.
 /// When `stop` is cancelled the client is told to come back elsewhere.
-pub async fn run<M, B>(
+pub fn run<M, B>(
     stream: TcpStream,
     read: Bytes,
     max_message: usize,
     machine: Box<M>,
     backend: Arc<B>,
     stop: CancellationToken,
-) where
+) -> impl Future<Output = ()>
+where
     M: Machine,
     B: Backend,
 {
@@ -85,9 +86,12 @@ pub async fn run<M, B>(
         questions: Questions::default(),
         full: None,
     };
-    let ending = pump.run(read, &stop).await;
-    // Boxed, here and below: a connection's future holds room for its largest part all its life.
-    Box::pin(pump.end(ending)).await;
+    // Not the function itself, as its arguments would be kept; and boxed, here and below, is what comes once: a connection's
+    // future holds room for its largest part all its life.
+    async move {
+        let ending = pump.run(read, &stop).await;
+        Box::pin(pump.end(ending)).await;
+    }
 }
 
 /// Why a session ends.
@@ -152,6 +156,15 @@ enum Event {
     Stop,
 }
 
+/// What of an output is to be waited for.
+enum Begun {
+    /// Nothing.
+    Done(Result<(), Ending>),
+    /// Room at the hub.
+    Hub(Pin<Box<dyn Future<Output = Result<(), Command>> + Send>>),
+    Lookup(Lookup),
+}
+
 impl<M, B> Pump<M, B>
 where
     M: Machine,
@@ -167,7 +180,7 @@ where
         let mut woken = true;
         loop {
             if let Err(ending) = taken {
-                return self.settle(ending).await;
+                return Box::pin(self.settle(ending)).await;
             }
             if let Err(ending) = self.perform(woken).await {
                 return ending;
@@ -215,7 +228,7 @@ where
         // Nobody is there to be told.
         for output in std::mem::take(&mut self.outputs) {
             if let Output::Hub(command) = output
-                && !matches!(self.send(command, false).await, Ok(true))
+                && self.backend.send(command).known().await.is_err()
             {
                 break;
             }
@@ -303,20 +316,21 @@ where
             let mut end = Ok(());
             let mut outputs = std::mem::take(&mut self.outputs);
             for output in outputs.drain(..) {
-                match output {
-                    Output::Write(message) => own.push(frame(&*self.machine, &message)),
-                    Output::Ping => own.push(Frame::PING),
-                    Output::Hub(command) => match self.send(command, overloaded).await {
-                        Ok(taken) => overloaded = !taken,
-                        Err(ending) => end = Err(ending),
+                end = match self.begin(output, &mut own, &mut overloaded) {
+                    Begun::Done(end) => end,
+                    Begun::Hub(taken) => match taken.await {
+                        Ok(()) => Ok(()),
+                        Err(command) => {
+                            overloaded = true;
+                            self.refuse(command)
+                        }
                     },
-                    Output::Lookup(lookup) => {
+                    Begun::Lookup(lookup) => {
                         let found = lookup.0.await;
                         self.machine.handle(now(), Input::Found(found), &mut self.outputs);
+                        Ok(())
                     }
-                    Output::Ask(question) => self.questions.ask(question),
-                    Output::Close(code) => end = Err(code.into()),
-                }
+                };
                 if end.is_err() {
                     break;
                 }
@@ -337,20 +351,33 @@ where
         }
     }
 
-    /// Hands a command to the hub, unless it is `overloaded`. Says whether the hub took it; if not, it was refused.
-    async fn send(&mut self, command: Command, overloaded: bool) -> Result<bool, Ending> {
-        let refusal = refusal(&command);
-        if !overloaded && self.backend.send(command).await.is_ok() {
-            return Ok(true);
+    /// Does what can be done at once. What is to be written goes to `own`; `overloaded`: the hub has no time for commands.
+    fn begin(&mut self, output: Output, own: &mut Vec<Frame>, overloaded: &mut bool) -> Begun {
+        match output {
+            Output::Write(message) => own.push(frame(&*self.machine, &message)),
+            Output::Ping => own.push(Frame::PING),
+            Output::Hub(command) if *overloaded => return Begun::Done(self.refuse(command)),
+            Output::Hub(command) => match self.backend.send(command) {
+                Sent::Taken => {}
+                Sent::Refused(command) => {
+                    *overloaded = true;
+                    return Begun::Done(self.refuse(command));
+                }
+                Sent::Waiting(taken) => return Begun::Hub(taken),
+            },
+            Output::Lookup(lookup) => return Begun::Lookup(lookup),
+            Output::Ask(question) => self.questions.ask(question),
+            Output::Close(code) => return Begun::Done(Err(code.into())),
         }
-        match refusal {
-            Some(answer) => {
-                self.machine.handle(now(), Input::Hub(answer), &mut self.outputs);
-                Ok(false)
-            }
-            // The client would go on being a member of a room that it has left.
-            None => Err(CloseCode::INTERNAL_SERVER_ERROR.into()),
-        }
+        Begun::Done(Ok(()))
+    }
+
+    /// Tells the machine that the hub did not take a command.
+    fn refuse(&mut self, command: Command) -> Result<(), Ending> {
+        // The client would go on being a member of a room that it has left.
+        let answer = refusal(command).ok_or(CloseCode::INTERNAL_SERVER_ERROR)?;
+        self.machine.handle(now(), Input::Hub(answer), &mut self.outputs);
+        Ok(())
     }
 
     /// Writes `own` and what waits in the client's queue, as far as the socket takes it. What the machine makes of events in
@@ -445,17 +472,15 @@ fn now() -> std::time::Instant {
     Instant::now().into_std()
 }
 
-/// The answer to a command that the hub did not take.
-pub(crate) fn refusal(command: &Command) -> Option<ToClient> {
+/// The answer to a command that the hub did not take; `None`: it must not be refused.
+pub(crate) fn refusal(command: Command) -> Option<ToClient> {
     let result = ErrorCode::INTERNAL;
     Some(match command {
-        Command::Subscribe { request, room, .. } => {
-            ToClient::Subscribed { request: *request, room: room.clone(), result: Err(result) }
-        }
-        Command::Publish { request, .. } => ToClient::Published { request: *request, result: Err(result) },
-        Command::Retract { request, .. } => ToClient::Retracted { request: *request, result: Err(result) },
-        Command::History { request, .. } => ToClient::History { request: *request, result: Err(result) },
-        Command::Presence { request, .. } => ToClient::Presence { request: *request, result: Err(result) },
+        Command::Subscribe { request, room, .. } => ToClient::Subscribed { request, room, result: Err(result) },
+        Command::Publish { request, .. } => ToClient::Published { request, result: Err(result) },
+        Command::Retract { request, .. } => ToClient::Retracted { request, result: Err(result) },
+        Command::History { request, .. } => ToClient::History { request, result: Err(result) },
+        Command::Presence { request, .. } => ToClient::Presence { request, result: Err(result) },
         Command::Unsubscribe { .. } => return None,
     })
 }
