@@ -16,7 +16,7 @@ use roomring_router::auth::Auth;
 use roomring_router::http::{App, AppConfig, Readiness, bind, serve};
 use roomring_router::hub::api::{Client, Codec, Command, History, Position, Presence, Published, Subscribed, ToClient};
 use roomring_router::session::{Limits, Policy};
-use roomring_router::{Backend, Frame, Refused, Whereabouts};
+use roomring_router::{Backend, Frame, Sent, Whereabouts};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -120,9 +120,9 @@ impl Room {
 }
 
 impl Backend for Rooms {
-    async fn send(&self, command: Command) -> Result<(), Refused> {
+    fn send(&self, command: Command) -> Sent {
         if self.refusing.load(Ordering::Relaxed) {
-            return Err(Refused);
+            return Sent::Refused(command);
         }
         let mut rooms = self.rooms.lock().unwrap();
         match command {
@@ -160,7 +160,7 @@ impl Backend for Rooms {
                 client.queue.push(ToClient::Presence { request, result });
             }
         }
-        Ok(())
+        Sent::Taken
     }
 
     async fn leave(&self, client: Arc<Client>, left: Vec<RoomId>) {
