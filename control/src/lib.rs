@@ -3,6 +3,7 @@
 //! The pure modules ([`ring`], [`placement`], [`planner`], [`detector`]) know no etcd, socket or clock. The shells around them
 //! ([`registry`], [`coordinator`], [`heartbeat`]) talk to etcd and to each other, and follow what is said. What a slot holds is no concern of this crate.
 
+pub mod access;
 pub mod clock;
 pub mod coordinator;
 pub mod daemon;

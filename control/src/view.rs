@@ -63,6 +63,9 @@ pub struct ClusterView {
     pub placement_revision: i64,
     /// Since when the watch has been whole without a gap; `None` while it is not. The proposer's clock for `recreate`.
     pub unbroken_since: Option<Time>,
+    /// Since when etcd has answered without a pause that a lease might not have outlived; `None` while it does not. Outlasts a
+    /// watch that broke. The proposer's clock for registrations that lapsed.
+    pub answers_since: Option<Time>,
     /// Contact with etcd: the send time of the last linearizable read that returned this process's own registration and a
     /// revision of the placement that `placement` here has reached. `None` before the first.
     pub contact: Option<Time>,

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ipnet::IpNet;
+use roomring_control::access::AccessFlags;
 use roomring_control::daemon::config::Settings;
 use roomring_control::daemon::telemetry::LogFormat;
 use roomring_control::daemon::{ByteSize, Invalid, Span};
@@ -37,30 +38,9 @@ pub struct Flags {
     /// etcd's client URLs [default: http://127.0.0.1:2379]
     #[arg(long, env = "ROOMRING_ETCD", value_delimiter = ',', value_name = "URL")]
     etcd: Option<Vec<String>>,
-    /// User of etcd; its password is in a file or in ROOMRING_ETCD_PASSWORD [default: none]
-    #[arg(long, env = "ROOMRING_ETCD_USER", value_name = "NAME")]
-    etcd_user: Option<String>,
-    /// File with the password of etcd's user
-    #[arg(long, env = "ROOMRING_ETCD_PASSWORD_FILE", value_name = "PATH")]
-    etcd_password_file: Option<PathBuf>,
-    /// File with the certificates that etcd's own are signed by, in PEM; needed by https URLs
-    #[arg(long, env = "ROOMRING_ETCD_CA_FILE", value_name = "PATH")]
-    etcd_ca_file: Option<PathBuf>,
-    /// File with the certificate that etcd is shown, in PEM
-    #[arg(long, env = "ROOMRING_ETCD_CERTIFICATE_FILE", value_name = "PATH")]
-    etcd_certificate_file: Option<PathBuf>,
-    /// File with that certificate's key, in PEM
-    #[arg(long, env = "ROOMRING_ETCD_KEY_FILE", value_name = "PATH")]
-    etcd_key_file: Option<PathBuf>,
-    /// File with the certificates that those of the cluster's processes are signed by, in PEM: these then speak TLS with each other
-    #[arg(long, env = "ROOMRING_PEER_CA_FILE", value_name = "PATH")]
-    peer_ca_file: Option<PathBuf>,
-    /// File with this process's certificate for the others, in PEM; its name has to be `roomring`
-    #[arg(long, env = "ROOMRING_PEER_CERTIFICATE_FILE", value_name = "PATH")]
-    peer_certificate_file: Option<PathBuf>,
-    /// File with that certificate's key, in PEM
-    #[arg(long, env = "ROOMRING_PEER_KEY_FILE", value_name = "PATH")]
-    peer_key_file: Option<PathBuf>,
+    #[command(flatten)]
+    #[serde(flatten)]
+    access: AccessFlags,
     /// Where clients connect [default: 127.0.0.1:8000]
     #[arg(long, env = "ROOMRING_HTTP", value_name = "HOST:PORT")]
     http: Option<String>,

@@ -5,11 +5,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use roomring_control::access::AccessFlags;
 use roomring_control::daemon::Span;
 use roomring_control::placement::WEIGHT;
-use roomring_control::registry::EtcdAccess;
-use roomring_control::tls::TlsFiles;
-use roomring_control::wire::Wire;
 use roomring_proto::{NodeId, RoomId};
 
 use crate::output::Format;
@@ -77,80 +75,10 @@ pub(crate) struct Target {
     #[arg(default_value = "http://127.0.0.1:2379", value_parser = etcd_url)]
     pub(crate) etcd: Vec<String>,
     #[command(flatten)]
-    pub(crate) access: Access,
+    pub(crate) access: AccessFlags,
     /// Name of the cluster
     #[arg(long, env = "ROOMRING_CLUSTER", value_name = "NAME", default_value = "roomring")]
     pub(crate) cluster: NodeId,
-}
-
-/// How etcd, nodes and routers let us in.
-#[derive(Debug, Clone, Default, Args)]
-pub(crate) struct Access {
-    /// User of etcd; its password is in a file or in ROOMRING_ETCD_PASSWORD
-    #[arg(long, env = "ROOMRING_ETCD_USER", value_name = "NAME")]
-    etcd_user: Option<String>,
-    /// File with the password of etcd's user
-    #[arg(long, env = "ROOMRING_ETCD_PASSWORD_FILE", value_name = "PATH")]
-    etcd_password_file: Option<PathBuf>,
-    /// File with the certificates that etcd's own are signed by, in PEM; needed by https URLs
-    #[arg(long, env = "ROOMRING_ETCD_CA_FILE", value_name = "PATH")]
-    etcd_ca_file: Option<PathBuf>,
-    /// File with the certificate that etcd is shown, in PEM
-    #[arg(long, env = "ROOMRING_ETCD_CERTIFICATE_FILE", value_name = "PATH")]
-    etcd_certificate_file: Option<PathBuf>,
-    /// File with that certificate's key, in PEM
-    #[arg(long, env = "ROOMRING_ETCD_KEY_FILE", value_name = "PATH")]
-    etcd_key_file: Option<PathBuf>,
-    /// File with the certificates that those of nodes and routers are signed by, in PEM: they are then asked within TLS
-    #[arg(long, env = "ROOMRING_PEER_CA_FILE", value_name = "PATH")]
-    peer_ca_file: Option<PathBuf>,
-    /// File with the certificate that nodes and routers are shown, in PEM
-    #[arg(long, env = "ROOMRING_PEER_CERTIFICATE_FILE", value_name = "PATH")]
-    peer_certificate_file: Option<PathBuf>,
-    /// File with that certificate's key, in PEM
-    #[arg(long, env = "ROOMRING_PEER_KEY_FILE", value_name = "PATH")]
-    peer_key_file: Option<PathBuf>,
-}
-
-impl Access {
-    /// As flags of a node or a router, which have the same names.
-    pub(crate) fn flags(&self) -> Vec<OsString> {
-        let files = [
-            ("--etcd-password-file", &self.etcd_password_file),
-            ("--etcd-ca-file", &self.etcd_ca_file),
-            ("--etcd-certificate-file", &self.etcd_certificate_file),
-            ("--etcd-key-file", &self.etcd_key_file),
-            ("--peer-ca-file", &self.peer_ca_file),
-            ("--peer-certificate-file", &self.peer_certificate_file),
-            ("--peer-key-file", &self.peer_key_file),
-        ];
-        let files = files.into_iter().filter_map(|(flag, file)| Some((flag, file.as_ref()?.into())));
-        let user = self.etcd_user.iter().map(|user| ("--etcd-user", user.into()));
-        user.chain(files).flat_map(|(flag, value)| [flag.into(), value]).collect()
-    }
-
-    /// To etcd.
-    pub(crate) fn etcd(&self) -> EtcdAccess {
-        EtcdAccess {
-            user: self.etcd_user.clone(),
-            password_file: self.etcd_password_file.clone(),
-            tls: TlsFiles {
-                ca_file: self.etcd_ca_file.clone(),
-                certificate_file: self.etcd_certificate_file.clone(),
-                key_file: self.etcd_key_file.clone(),
-            },
-        }
-    }
-
-    /// To nodes and routers.
-    pub(crate) fn wire(&self) -> Result<Wire, Usage> {
-        let files = TlsFiles {
-            ca_file: self.peer_ca_file.clone(),
-            certificate_file: self.peer_certificate_file.clone(),
-            key_file: self.peer_key_file.clone(),
-        };
-        Wire::new(&files).map_err(|e| Usage(e.to_string()))
-    }
 }
 
 #[derive(Debug, Args)]
@@ -351,7 +279,7 @@ pub(crate) struct DevArgs {
     #[arg(long, env = "ROOMRING_ETCD", value_name = "URL,...", value_delimiter = ',', value_parser = etcd_url)]
     pub(crate) etcd: Vec<String>,
     #[command(flatten)]
-    pub(crate) access: Access,
+    pub(crate) access: AccessFlags,
     /// Name of the cluster
     #[arg(long, env = "ROOMRING_CLUSTER", value_name = "NAME", default_value = "roomring")]
     pub(crate) cluster: NodeId,

@@ -38,7 +38,7 @@ impl Snapshot {
         let keys = Keys::new(&target.cluster);
         let access = target.access.etcd();
         access.check(&target.etcd).map_err(|e| Usage(e.to_string()))?;
-        let wire = target.access.wire()?;
+        let wire = target.access.wire().map_err(|e| Usage(e.to_string()))?;
         let mut failures = Vec::new();
         for url in &target.etcd {
             match tokio::time::timeout(DEADLINE, fetch(url, &access, keys.prefix())).await {

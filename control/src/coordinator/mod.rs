@@ -416,5 +416,6 @@ fn same(a: &ClusterView, b: &ClusterView) -> bool {
         && Arc::ptr_eq(&a.intents, &b.intents)
         && a.placement_revision == b.placement_revision
         && a.unbroken_since == b.unbroken_since
+        && a.answers_since == b.answers_since
         && a.etcd_regressed == b.etcd_regressed
 }

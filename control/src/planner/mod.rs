@@ -73,8 +73,9 @@ pub struct Situation<'a> {
     pub evidence: &'a Evidence,
 }
 
-/// Unbroken contact with etcd that lapsed registrations count after, in multiples of their time to live: an etcd that was away
-/// comes back with leases as old as it left.
+/// For how long etcd must have answered for lapsed registrations to count, in multiples of their time to live: an etcd that was
+/// away comes back with leases as old as it left. Not for how long the view was whole: on a busy machine watches break again and
+/// again, and those who live renew their leases all the same.
 const CONTACT_TTLS: u32 = 2;
 
 /// Until no router relies on a primary that is gone: one that hears nothing gives up its link after [`limits::LINK_SILENCE`], and
@@ -120,7 +121,7 @@ pub fn next_deadline(situation: &Situation<'_>) -> Option<Time> {
     let history = situation.history;
     let processes = Processes::new(situation.view);
     let lapsed = placement.members.iter().any(|(i, m)| m.active && !processes.is_registered(*i));
-    let evict = lapsed.then(|| history.whole_since().map(|t| t + situation.ttl * CONTACT_TTLS)).flatten();
+    let evict = lapsed.then(|| situation.view.answers_since.map(|t| t + situation.ttl * CONTACT_TTLS)).flatten();
 
     let wait = recreate_after(placement.settings.fence_after);
     let recreate = (0..).zip(&placement.slots).filter_map(|(slot, record)| {

@@ -127,7 +127,9 @@ impl Processes<'_> {
         if self.is_proved_dead(incarnation, &member.home) {
             return Some(Cause::Replaced);
         }
-        let contact = s.history.whole_since().is_some_and(|since| s.now.since(since) >= s.ttl * CONTACT_TTLS);
+        let answers = s.view.answers_since.is_some_and(|since| s.now.since(since) >= s.ttl * CONTACT_TTLS);
+        // What is not there now may have been for a moment that the view has missed, but is not in a view that is whole.
+        let contact = answers && s.history.whole_since().is_some();
         let gone = !self.is_registered(incarnation);
         let dead = s.evidence.dead.get(&incarnation).map(|death| death.cause);
         let lapsed = contact && gone && !s.evidence.answering.contains(&incarnation);

@@ -89,6 +89,7 @@ pub(super) struct Node {
     history: History,
     applied: i64,
     synced: Option<Time>,
+    answered: Option<Time>,
     pending: Option<(Time, i64)>,
     ready: BTreeMap<(SlotId, Incarnation), ReadySeat>,
     unanswered: BTreeMap<Incarnation, Time>,
@@ -128,6 +129,7 @@ impl Node {
             history: History::default(),
             applied: 0,
             synced: None,
+            answered: None,
             pending: None,
             ready: BTreeMap::new(),
             unanswered: BTreeMap::new(),
@@ -198,9 +200,7 @@ impl Node {
                 None => todo.push(Do::Ask(Request::Register)),
             }
         }
-        if self.synced.is_none_or(|at| now.since(at) > LAPSE) && self.view.unbroken_since.take().is_some() {
-            self.on_view(now);
-        }
+        self.notice_silence(now);
         self.turn_ends = None;
         let Some(shard) = &mut self.shard else {
             self.beat_at = now + BEAT;
@@ -420,8 +420,8 @@ impl Node {
                     _ => Rules::default(),
                 };
                 self.shard = Some(Shard::new(Part { index: 0, of: 1 }, incarnation).with_rules(rules));
-                self.synced = Some(now);
-                self.view.unbroken_since = Some(now);
+                (self.synced, self.answered) = (Some(now), Some(now));
+                (self.view.unbroken_since, self.view.answers_since) = (Some(now), Some(now));
                 self.watched(now, wall_ms, &snapshot, todo);
             }
             Reply::Superseded => todo.push(Do::Exit),
@@ -429,7 +429,10 @@ impl Node {
                 if own.is_some() && own == self.me && self.pending.is_none() {
                     self.pending = Some((sent, placement_revision));
                 }
-                if self.synced.is_none_or(|at| now.since(at) > LAPSE) && self.view.unbroken_since.take().is_some() {
+                self.notice_silence(now);
+                self.answered = Some(now);
+                if self.view.answers_since.is_none() {
+                    self.view.answers_since = Some(now);
                     self.on_view(now);
                 }
                 if self.applied >= revision {
@@ -501,6 +504,15 @@ impl Node {
             self.view.contact
         };
         self.feed(now, wall_ms, Event::Adopt { placement, contact }, todo);
+    }
+
+    fn notice_silence(&mut self, now: Time) {
+        let over = |at: Option<Time>| at.is_none_or(|at| now.since(at) > LAPSE);
+        let broke = over(self.synced) && self.view.unbroken_since.take().is_some();
+        let fell_silent = over(self.answered) && self.view.answers_since.take().is_some();
+        if broke || fell_silent {
+            self.on_view(now);
+        }
     }
 
     fn on_view(&mut self, now: Time) {

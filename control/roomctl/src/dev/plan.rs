@@ -136,14 +136,18 @@ pub(super) fn check_ports(first: SocketAddr, routers: u16) -> anyhow::Result<()>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::{Access, Cli, Verb};
+    use crate::cli::{Cli, Verb};
     use clap::Parser;
+    use roomring_control::access::AccessFlags;
 
     fn plan(flags: &[&str]) -> Vec<Spec> {
         let args = [&["roomctl", "dev"], flags].concat();
         let Verb::Dev(args) = Cli::parse_from(args).verb else { panic!("dev") };
-        let target =
-            Target { etcd: vec!["http://e:1".to_owned()], access: Access::default(), cluster: args.cluster.clone() };
+        let target = Target {
+            etcd: vec!["http://e:1".to_owned()],
+            access: AccessFlags::default(),
+            cluster: args.cluster.clone(),
+        };
         let programs = Programs { node: "/bin/n".into(), router: "/bin/r".into() };
         Plan::new(&args, &target, &programs, Path::new("/dir")).specs
     }

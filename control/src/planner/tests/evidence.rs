@@ -43,7 +43,7 @@ fn flap(sim: &mut Sim, name: &str) -> Duration {
 fn the_dead_go_at_once_though_they_are_registered() {
     let mut sim = Sim::new(64, 2, &["n1", "n2", "n3"]);
     let (n1, n2) = (sim.incarnation("n1"), sim.incarnation("n2"));
-    sim.view.unbroken_since = Some(sim.now);
+    (sim.view.unbroken_since, sim.view.answers_since) = (Some(sim.now), Some(sim.now));
     sim.pass(Duration::ZERO);
     assert_eq!(sim.plan(n1), []);
     sim.silence(n2);

@@ -145,16 +145,23 @@ fn with_no_member_left_a_newcomer_adds_itself_and_nothing_else() {
 }
 
 #[test]
-fn a_lapsed_registration_counts_after_unbroken_contact_only() {
+fn a_lapsed_registration_counts_once_etcd_has_answered_for_long_enough() {
     let mut sim = Sim::new(8, 1, &["a", "b"]);
     let (a, b) = (sim.incarnation("a"), sim.incarnation("b"));
-    sim.view.unbroken_since = Some(sim.now);
+    sim.view.answers_since = Some(sim.now);
     sim.lapse("b");
     let evicts = |sim: &Sim| sim.plan(a).contains(&Change::Evict { incarnation: b });
     sim.pass(TTL * 2 - Duration::from_millis(1));
     assert!(!evicts(&sim));
     assert_eq!(sim.next_deadline(a).map(|t| t.since(sim.now)), Some(Duration::from_millis(1)));
     sim.pass(Duration::from_millis(1));
+    assert!(evicts(&sim));
+    sim.view.unbroken_since = None;
+    sim.pass(Duration::ZERO);
+    assert!(!evicts(&sim), "it may be back");
+    // However often the watch breaks.
+    sim.view.unbroken_since = Some(sim.now);
+    sim.pass(Duration::ZERO);
     assert!(evicts(&sim));
     sim.evidence.answering.insert(b);
     assert!(!evicts(&sim), "it still answers");
@@ -165,7 +172,7 @@ fn a_successor_in_the_same_directory_proves_death_and_another_does_not() {
     for (home, proved) in [("home of b", true), ("another", false)] {
         let mut sim = Sim::new(8, 1, &["a", "b"]);
         let (a, b) = (sim.incarnation("a"), sim.incarnation("b"));
-        sim.view.unbroken_since = Some(sim.now);
+        (sim.view.unbroken_since, sim.view.answers_since) = (Some(sim.now), Some(sim.now));
         let successor = sim.start_in("b", home);
         sim.pass(Duration::from_secs(1));
         let changes = sim.plan(a);

@@ -297,6 +297,10 @@ fn happen(sim: &mut Sim, event: Event, lapsed: &mut BTreeMap<String, crate::view
         Event::Pass(secs) => sim.pass(Duration::from_secs(secs)),
         Event::Break => {
             sim.view.unbroken_since = Some(sim.now);
+            // At times it is etcd that was away.
+            if sim.now.0.as_secs().is_multiple_of(2) {
+                sim.view.answers_since = Some(sim.now);
+            }
             sim.pass(Duration::from_secs(1));
         }
         Event::Writes(count) => (0..count).for_each(|_| _ = sim.step()),

@@ -44,7 +44,11 @@ impl Sim {
     /// A formed cluster of the named nodes, in whose view nothing has happened for a long time.
     pub(super) fn new(slots: u32, replication: u32, names: &[&str]) -> Self {
         let mut sim = Self {
-            view: ClusterView { unbroken_since: Some(Time::default()), ..Default::default() },
+            view: ClusterView {
+                unbroken_since: Some(Time::default()),
+                answers_since: Some(Time::default()),
+                ..Default::default()
+            },
             history: History::default(),
             now: Time(Duration::from_secs(1)),
             evidence: Evidence::default(),

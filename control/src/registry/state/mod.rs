@@ -42,6 +42,8 @@ pub(super) struct State {
     own: Option<OwnKey>,
     pending: Option<Pending>,
     synced: Option<Time>,
+    /// When etcd answered last.
+    answered: Option<Time>,
     /// Without a check that found the view in sync for this long, it may have gaps.
     lapse: Duration,
     /// Bad values already reported.
@@ -60,6 +62,7 @@ impl State {
             own: None,
             pending: None,
             synced: None,
+            answered: None,
             lapse,
             reported: BTreeMap::new(),
         }
@@ -101,6 +104,9 @@ impl State {
         self.view.node_revisions = Arc::default();
         self.applied = load.revision;
         // A wiped etcd counts from one again.
+        if load.revision < self.highest {
+            self.forget_answers();
+        }
         self.highest = load.revision;
         self.pending = None;
         let placement_key = self.keys.placement();
@@ -116,6 +122,7 @@ impl State {
             bad.extend(self.put(value));
         }
         self.synced = Some(load.received);
+        self.answers(load.received);
         // Not when it was sent: a key may have vanished, and its owner had contact, while the read was under way.
         self.view.unbroken_since = Some(load.received);
         Some(bad)
@@ -174,9 +181,11 @@ impl State {
         let placement_revision = check.keys.iter().find(|k| k.key == placement_key).map_or(0, |k| k.mod_revision);
         // A linearizable read never returns anything older than what was known when it was sent, unless etcd lost data.
         if check.revision < check.before.revision || placement_revision < check.before.placement_revision {
+            self.forget_answers();
             return Finding::Contradiction;
         }
         self.highest = self.highest.max(check.revision);
+        self.answers(check.received);
         let finding = self.compare(check);
         if finding != Finding::Contradiction && self.owns(check) && self.pending.is_none() {
             self.pending = Some(Pending { sent: check.sent, placement_revision });
@@ -198,8 +207,24 @@ impl State {
 
     /// Time passed. Says whether the view changed.
     pub(super) fn tick(&mut self, now: Time) -> bool {
-        let lapsed = self.synced.is_none_or(|at| now.since(at) > self.lapse);
-        lapsed && self.view.unbroken_since.take().is_some()
+        let over = |at: Option<Time>| at.is_none_or(|at| now.since(at) > self.lapse);
+        let broke = over(self.synced) && self.view.unbroken_since.take().is_some();
+        let fell_silent = over(self.answered) && self.view.answers_since.take().is_some();
+        broke || fell_silent
+    }
+
+    /// It is not the etcd that it was.
+    fn forget_answers(&mut self) {
+        (self.answered, self.view.answers_since) = (None, None);
+    }
+
+    /// etcd answered.
+    fn answers(&mut self, at: Time) {
+        if self.answered.is_none_or(|before| at.since(before) > self.lapse) {
+            self.view.answers_since = None;
+        }
+        self.answered = Some(at);
+        self.view.answers_since.get_or_insert(at);
     }
 
     fn owns(&self, check: &Check) -> bool {

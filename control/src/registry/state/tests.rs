@@ -348,6 +348,29 @@ fn a_view_without_checks_counts_as_broken_until_the_next() {
 }
 
 #[test]
+fn etcd_that_answers_outlasts_a_view_that_breaks() {
+    let mut world = World::new();
+    let start = world.now;
+    world.put(1);
+    for _ in 0..3 {
+        world.now = world.now + Duration::from_millis(2000);
+        assert_eq!(world.check(), Finding::Behind);
+        world.state.tick(world.now);
+    }
+    assert_eq!((world.state.view().unbroken_since, world.state.view().answers_since), (None, Some(start)));
+    // Without an answer it does not, whether or not somebody looks at the clock in between.
+    for looks in [true, false] {
+        world.now = world.now + Duration::from_millis(5001);
+        if looks {
+            assert!(world.state.tick(world.now));
+            assert_eq!(world.state.view().answers_since, None);
+        }
+        world.check();
+        assert_eq!(world.state.view().answers_since, Some(world.now));
+    }
+}
+
+#[test]
 fn the_same_version_with_other_contents_is_another_history() {
     let mut world = World::new();
     world.write_placement(true);
