@@ -23,7 +23,7 @@ pub(crate) fn write(kept: &[Kept], dir: &Path) -> std::io::Result<()> {
     bars(
         "cpu.svg",
         "CPU per delivery, as a multiple of one raw write",
-        "All server processes, saturated",
+        "All server processes",
         &["1x1000", "100x100", "1000x10", "9900x2", "one-by-one", "steady"],
         2,
         Some(1.0),

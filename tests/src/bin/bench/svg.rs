@@ -2,12 +2,16 @@
 
 use std::fmt::Write;
 
+use clap::ValueEnum;
+
+use crate::peers::Peer;
+
 const WIDTH: f64 = 860.0;
 const NAMES: f64 = 130.0;
 const BAR: f64 = 15.0;
 const GAP: f64 = 14.0;
 const TOP: f64 = 64.0;
-const COLOURS: [&str; 8] = ["#d1495b", "#4c78a8", "#72a0c1", "#54a24b", "#b279a2", "#f58518", "#c9b458", "#8c8c8c"];
+const COLOURS: [&str; 8] = ["#8c8c8c", "#d1495b", "#4c78a8", "#72a0c1", "#54a24b", "#b279a2", "#f58518", "#c9b458"];
 
 /// Bars of one workload.
 #[derive(Debug, Clone)]
@@ -31,18 +35,14 @@ pub(crate) struct Series {
 pub(crate) fn bars(title: &str, note: &str, groups: &[Group], digits: usize, mark: Option<f64>) -> String {
     let most = groups.iter().flat_map(|g| &g.bars).map(|(_, v)| *v).fold(mark.unwrap_or_default(), f64::max);
     let scale = (WIDTH - NAMES - 90.0) / most.max(f64::MIN_POSITIVE);
-    let mut names: Vec<&str> = Vec::new();
-    for (name, _) in groups.iter().flat_map(|g| &g.bars) {
-        if !names.contains(&name.as_str()) {
-            names.push(name);
-        }
-    }
     let (mut body, mut y) = (String::new(), TOP);
     for group in groups {
         y += GAP + BAR;
         text(&mut body, 12.0, y - 5.0, "start", "bold", &group.name);
         for (name, value) in &group.bars {
-            let colour = COLOURS[names.iter().position(|n| n == name).unwrap_or_default() % COLOURS.len()];
+            // The same in every plot, whoever takes part.
+            let place = Peer::value_variants().iter().position(|peer| peer.name() == name).unwrap_or_default();
+            let colour = COLOURS[place % COLOURS.len()];
             let length = value * scale;
             let _ = writeln!(
                 body,
@@ -90,7 +90,7 @@ pub(crate) fn lines(title: &str, note: &str, x_name: &str, series: &[Series]) ->
     }
     text(&mut body, (LEFT + WIDTH - RIGHT) / 2.0, TOP + HEIGHT + 38.0, "middle", "normal", x_name);
     for (n, one) in series.iter().enumerate() {
-        let colour = COLOURS[n % COLOURS.len()];
+        let colour = COLOURS[(n + 1) % COLOURS.len()];
         let path: Vec<String> = one.points.iter().map(|(x, y)| format!("{:.1},{:.1}", x_at(*x), y_at(*y))).collect();
         let path = path.join(" ");
         let _ = writeln!(body, r#"<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>"#);
