@@ -691,19 +691,15 @@ impl Leader {
         if replica.rooms.expiry_due().is_some_and(|due| due <= ctx.env.wall_ms) {
             self.append(Body::Expire, replica, ctx);
         }
-        let ended: Vec<RoomId> = self.ended(replica).cloned().collect();
+        let waited: BTreeSet<&str> =
+            self.held.iter().flat_map(|h| &h.attach.rooms).map(|wanted| wanted.room.as_str()).collect();
+        let kept = |room: &RoomId| {
+            self.attached.contains_key(room) || self.tail.touches(room) || waited.contains(room.as_str())
+        };
+        let ended: Vec<RoomId> = replica.rooms.removable().filter(|room| !kept(room)).cloned().collect();
         for room in ended {
             self.append(Body::Remove { room }, replica, ctx);
         }
-    }
-
-    /// Rooms that nothing keeps.
-    fn ended<'a>(&'a self, replica: &'a Replica) -> impl Iterator<Item = &'a RoomId> {
-        let waited = |room: &RoomId| self.held.iter().any(|h| h.attach.rooms.iter().any(|r| r.room == room.as_str()));
-        replica
-            .rooms
-            .removable()
-            .filter(move |room| !self.attached.contains_key(*room) && !self.tail.touches(room) && !waited(room))
     }
 
     /// Sets the time at which ages are looked at next.
@@ -720,12 +716,13 @@ impl Leader {
             }
         }
         let due = replica.rooms.expiry_due();
-        if due.is_some() && self.age_at.is_some_and(|at| at > now && at <= now + step) {
-            // Nothing is looked at sooner. This is done after every input, and what follows may walk over many rooms.
+        // Whether one of them has ended is looked at then: this is done after every input, and there may be many.
+        let ended = replica.rooms.removable().next().map(|_| step);
+        if (due.is_some() || ended.is_some()) && self.age_at.is_some_and(|at| at > now && at <= now + step) {
+            // Nothing is looked at sooner.
             return;
         }
         let due = due.map(|due| Duration::from_millis(due.saturating_sub(ctx.env.wall_ms)));
-        let ended = self.ended(replica).next().map(|_| step);
         let next = [due, ended].into_iter().flatten().min().map(|d| now + d.max(step));
         self.age_at = match (self.age_at.filter(|at| *at > now), next) {
             (Some(at), Some(next)) => Some(at.min(next)),
