@@ -51,23 +51,22 @@ impl<T, M> Debts<T, M> {
         Some((next, done))
     }
 
-    /// Takes so many of the last away, for somebody else to write to, with the marks of batches that go as a whole, last first.
-    pub(super) fn give(&mut self, count: usize) -> (Vec<T>, Vec<M>) {
+    /// Takes so many of the last away, for somebody else to write to. The marks of batches that go as a whole are lost.
+    pub(super) fn give(&mut self, count: usize) -> Vec<T> {
         let kept = self.owed.len().saturating_sub(count);
         let given: Vec<T> = self.owed.drain(kept..).collect();
-        let (mut left, mut marks) = (given.len(), Vec::new());
-        while left > 0
-            && let Some(mut batch) = self.batches.pop_back()
+        let mut left = given.len();
+        while let Some(batch) = self.batches.back_mut()
+            && left > 0
         {
             if batch.left > left {
                 batch.left -= left;
-                self.batches.push_back(batch);
                 break;
             }
             left -= batch.left;
-            marks.push(batch.mark);
+            self.batches.pop_back();
         }
-        (given, marks)
+        given
     }
 
     /// How many are owed.
@@ -126,11 +125,11 @@ mod tests {
     #[test]
     fn the_last_are_given_away() {
         for (count, given, left) in [
-            (0, (vec![], vec![]), (vec![0, 1, 2, 3, 4], vec![0, 1, 2])),
-            (1, (vec![4], vec![]), (vec![0, 1, 2, 3], vec![0, 1, 2])),
-            (2, (vec![3, 4], vec![2]), (vec![0, 1, 2], vec![0, 1])),
-            (4, (vec![1, 2, 3, 4], vec![2, 1]), (vec![0], vec![0])),
-            (9, (vec![0, 1, 2, 3, 4], vec![2, 1, 0]), (vec![], vec![])),
+            (0, vec![], (vec![0, 1, 2, 3, 4], vec![0, 1, 2])),
+            (1, vec![4], (vec![0, 1, 2, 3], vec![0, 1, 2])),
+            (2, vec![3, 4], (vec![0, 1, 2], vec![0, 1])),
+            (4, vec![1, 2, 3, 4], (vec![0], vec![0])),
+            (9, vec![0, 1, 2, 3, 4], (vec![], vec![])),
         ] {
             let mut debts = debts(&[(1, 2), (1, 1), (1, 2)]);
             assert_eq!(debts.give(count), given);

@@ -60,8 +60,8 @@ pub(super) enum Event {
     LinkDown { link: Link },
     /// A node speaks, of slots that are this worker's; it came `at`.
     Node { link: Link, messages: Vec<FromNode>, at: Time },
-    /// Another worker has many clients to write to; these are this one's share, with what is done when they are written to.
-    Owed(Vec<Arc<Client>>, Option<Mark>),
+    /// Another worker has many clients to write to; these are this one's share.
+    Owed(Vec<Arc<Client>>),
 }
 
 /// One worker among all.
@@ -135,14 +135,8 @@ struct Turn {
     owed: Vec<Arc<Client>>,
 }
 
-impl Turn {
-    fn came(&mut self, at: Time) {
-        self.came = Some(self.came.map_or(at, |oldest| oldest.min(at)));
-    }
-}
-
 /// When the oldest of what was delivered together came, and how much that was.
-pub(super) type Mark = (Time, u64);
+type Mark = (Time, u64);
 
 /// When which slot wants to be called again.
 #[derive(Debug, Default)]
@@ -254,15 +248,13 @@ impl Worker {
             if more < SHARE {
                 continue;
             }
-            let (given, marks) = self.debts.give(more);
-            let mark = marks.into_iter().reduce(|(a, m), (b, n)| (a.min(b), m + n));
+            let given = self.debts.give(more);
             // Until it has them itself nobody else is to give it as many.
             owed[n].fetch_add(given.len(), Ordering::Relaxed);
-            if let Err(
-                TrySendError::Full(Event::Owed(mut back, mark)) | TrySendError::Closed(Event::Owed(mut back, mark)),
-            ) = mailbox.try_send(Event::Owed(given, mark))
+            if let Err(TrySendError::Full(Event::Owed(mut back)) | TrySendError::Closed(Event::Owed(mut back))) =
+                mailbox.try_send(Event::Owed(given))
             {
-                self.debts.add(0, &mut back, mark.unwrap_or_else(|| (Time::now(), 0)));
+                self.debts.add(0, &mut back, (Time::now(), 0));
             }
         }
     }
@@ -358,15 +350,9 @@ impl Worker {
                     self.reroute(now, link.node);
                 }
             }
-            Event::Owed(mut clients, mark) => {
-                self.turn.owed.append(&mut clients);
-                if let Some((came, deliveries)) = mark {
-                    self.turn.came(came);
-                    self.turn.deliveries += deliveries;
-                }
-            }
+            Event::Owed(mut clients) => self.turn.owed.append(&mut clients),
             Event::Node { link, messages, at } => {
-                self.turn.came(at);
+                self.turn.came = Some(self.turn.came.map_or(at, |oldest| oldest.min(at)));
                 self.turn.bytes += messages.iter().map(cost).sum::<usize>() as u64;
                 for message in messages {
                     if let Some(slot) = slot_of(&message) {
