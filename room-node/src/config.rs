@@ -55,6 +55,9 @@ pub struct Flags {
     /// Share of the slots in percent of a usual node's [default: 100]
     #[arg(long, env = "ROOMRING_WEIGHT")]
     weight: Option<u32>,
+    /// Threads that carry messages [default: half of the cores, at least 1]
+    #[arg(long, env = "ROOMRING_THREADS", value_name = "N")]
+    threads: Option<u32>,
     /// Slots [default: 1024]
     #[arg(long, env = "ROOMRING_SLOTS", help_heading = CLUSTER)]
     slots: Option<u32>,
@@ -174,7 +177,10 @@ pub struct Config {
     /// Share of the slots in percent.
     #[serde(default = "default::weight")]
     pub weight: u32,
-    /// Slots. This and every other optional number, size and time here is a setting of the cluster.
+    /// Threads that carry messages.
+    #[serde(default)]
+    pub threads: Option<u32>,
+    /// Slots. This and every optional number, size and time below is a setting of the cluster.
     #[serde(default)]
     pub slots: Option<u32>,
     /// Copies of each slot.
@@ -310,6 +316,7 @@ impl Settings for Config {
             return Err(Invalid::new("zone", format!("has {bytes} bytes, the limit is {ZONE_BYTES}")));
         }
         between("weight", self.weight, 1, 10_000)?;
+        between("threads", self.threads.unwrap_or(1), 1, THREADS)?;
         span("lease_ttl", self.lease_ttl, 2 * SECOND, DAY)?;
         span("eviction_window", self.eviction_window, Duration::ZERO, DAY)?;
         span("stop_grace", self.stop_grace, Duration::ZERO, DAY)?;
@@ -338,6 +345,9 @@ impl Settings for Config {
 /// Longest name of a zone, in bytes: it is kept with every member in the placement.
 const ZONE_BYTES: usize = 63;
 
+/// Most threads: a machine has fewer cores.
+const THREADS: u32 = 1024;
+
 /// Most of a slot's log that may be kept: a node has many slots.
 const REPLAY_BYTES: ByteSize = ByteSize(1 << 30);
 
@@ -345,6 +355,13 @@ impl Config {
     /// Where the node keeps its identity.
     pub fn home_dir(&self) -> PathBuf {
         self.home.clone().unwrap_or_else(|| PathBuf::from(format!("roomring-{}", self.id)))
+    }
+
+    /// How many threads carry messages. One that wakes another spends more on that than on a message, so a node has fewer than there
+    /// are cores; routers and the kernel use the rest.
+    pub fn threads(&self) -> usize {
+        let half = || std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2));
+        self.threads.map_or_else(half, |n| count(n.into()))
     }
 
     /// How etcd lets this process in.

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use roomring_control::daemon::config::USAGE_EXIT_CODE;
 use roomring_control::daemon::{self, shutdown, telemetry};
 use roomring_node::config::{Config, Flags};
+use tokio::runtime;
 use tokio::sync::oneshot;
 
 /// Slots that come and go are a hundred thousand small blocks at a time. The C library's allocator took a third of all time for
@@ -13,13 +14,26 @@ use tokio::sync::oneshot;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-#[tokio::main]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
     let config = daemon::load::<Flags, Config>();
     if let Err(e) = telemetry::start(&config.log, config.log_format) {
         eprintln!("roomring-node: {e}");
         return ExitCode::from(u8::try_from(USAGE_EXIT_CODE).expect("2 is a u8"));
     }
+    let mut runtime = match config.threads() {
+        1 => runtime::Builder::new_current_thread(),
+        _ => runtime::Builder::new_multi_thread(),
+    };
+    match runtime.worker_threads(config.threads()).enable_all().build() {
+        Ok(runtime) => runtime.block_on(serve(config)),
+        Err(e) => {
+            eprintln!("roomring-node: threads: {e}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn serve(config: Config) -> ExitCode {
     let stop = match shutdown::on_signal() {
         Ok(stop) => stop,
         Err(e) => {

@@ -216,7 +216,7 @@ impl Node {
         let stop_workers = CancellationToken::new();
         let coordination =
             CoordinatorConfig { settings: self.config.cluster_settings(), lease_ttl: self.config.lease_ttl.0 };
-        let count = std::thread::available_parallelism().map_or(1, usize::from);
+        let count = self.config.threads();
         let (workers, mailboxes) = Workers::new(count);
         let ticks: Vec<_> = mailboxes.iter().map(|_| Arc::new(LastTick::default())).collect();
         let vitals = Vitals::new(self.registry.view(), ticks.clone());

@@ -91,8 +91,10 @@ impl Worker {
                 () = tokio::time::sleep(rest) => {}
             }
             self.turn(&mut mails);
-            // Turns follow each other without a wait while mails are there: others of this thread get theirs.
-            tokio::task::yield_now().await;
+            if !self.mails.is_empty() {
+                // Others of this thread get their turns, too.
+                tokio::task::yield_now().await;
+            }
         }
     }
 
