@@ -8,7 +8,7 @@ pub mod close;
 mod ids;
 pub mod keys;
 pub mod limits;
-mod retract;
+mod publication;
 
 pub use ids::*;
 

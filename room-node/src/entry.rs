@@ -70,8 +70,8 @@ pub struct Publish {
     pub seq: Seq,
     /// The payload.
     pub data: Bytes,
-    /// Who; `None` for a server.
-    pub info: Option<Client>,
+    /// Who, as its router told it; empty for a server.
+    pub info: Bytes,
     /// Id given by the publisher, empty if none.
     pub id: String,
     /// The router process that sent it.
@@ -124,9 +124,7 @@ impl Entry {
         const OVERHEAD: usize = 128;
         OVERHEAD
             + match &self.body {
-                Body::Publish { publish, .. } => {
-                    publish.data.len() + publish.id.len() + publish.info.as_ref().map_or(0, Client::cost)
-                }
+                Body::Publish { publish, .. } => publish.data.len() + publish.id.len() + publish.info.len(),
                 Body::Join { info, .. } => info.cost(),
                 Body::Leave { client, .. } => client.len(),
                 Body::Create { .. } | Body::Remove { .. } | Body::Expire => 0,
@@ -167,8 +165,19 @@ impl Client {
 
 impl From<v1::ClientInfo> for Client {
     fn from(c: v1::ClientInfo) -> Self {
-        Self { user: c.user, client: c.client, conn_info: c.conn_info, chan_info: c.chan_info }
+        Self { user: c.user, client: c.client, conn_info: own(&c.conn_info), chan_info: own(&c.chan_info) }
     }
+}
+
+/// Copies in one block. What came in a message is a part of the buffer of its whole batch, and would keep all of that.
+pub(crate) fn own_both(data: &Bytes, info: &Bytes) -> (Bytes, Bytes) {
+    let both = Bytes::from([&data[..], &info[..]].concat());
+    (both.slice(..data.len()), both.slice(data.len()..))
+}
+
+/// The same for one.
+fn own(bytes: &Bytes) -> Bytes {
+    if bytes.is_empty() { Bytes::new() } else { Bytes::copy_from_slice(bytes) }
 }
 
 impl From<&Client> for v1::ClientInfo {
@@ -187,7 +196,7 @@ impl From<&Publish> for v1::PublishEntry {
         Self {
             seq: p.seq.0,
             data: p.data.clone(),
-            info: p.info.as_ref().map(Into::into),
+            info: p.info.clone(),
             id: p.id.clone(),
             router: p.router.0,
             number: p.number,
@@ -198,10 +207,11 @@ impl From<&Publish> for v1::PublishEntry {
 
 impl From<v1::PublishEntry> for Publish {
     fn from(p: v1::PublishEntry) -> Self {
+        let (data, info) = own_both(&p.data, &p.info);
         Self {
             seq: Seq(p.seq),
-            data: p.data,
-            info: p.info.map(Into::into),
+            data,
+            info,
             id: p.id,
             router: Incarnation(p.router),
             number: p.number,
@@ -265,5 +275,24 @@ impl Entry {
             B::Remove(_) => Body::Remove { room: room()? },
         };
         Ok(Self { generation: Generation(e.generation), term: Term(e.term), lsn: Lsn(e.lsn), time_ms: e.time_ms, body })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_keeps_nothing_of_the_batch_that_it_came_in() {
+        let batch = Bytes::from(vec![b'1'; 1 << 20]);
+        let publish = v1::PublishEntry { data: batch.slice(..100), info: batch.slice(100..150), ..Default::default() };
+        let info = v1::ClientInfo { conn_info: batch.slice(..10), chan_info: batch.slice(..10), ..Default::default() };
+        let join = v1::JoinEntry { info: Some(info), router: 1 };
+        for body in [v1::entry::Body::Publish(publish), v1::entry::Body::Join(join)] {
+            let entry = v1::Entry { room: "lobby".into(), body: Some(body), ..Default::default() };
+            assert!(!batch.is_unique());
+            let read = Entry::read(entry, |_| None).unwrap();
+            assert!(batch.is_unique(), "{read:?}");
+        }
     }
 }

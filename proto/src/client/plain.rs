@@ -9,12 +9,9 @@ use v1::publication::Mark;
 
 /// A publication in `room`: a message, what is left of one, or the word that others are gone.
 pub fn message(room: &str, epoch: Epoch, publication: &v1::Publication) -> Bytes {
+    let author = publication.author().unwrap_or_default();
     let line = match publication.mark {
-        None => Line {
-            user: Some(publication.info.as_ref().map_or("", |info| &info.user)),
-            data: Some(Embedded(&publication.data)),
-            ..Line::of("message", room)
-        },
+        None => Line { user: Some(&author.user), data: Some(Embedded(&publication.data)), ..Line::of("message", room) },
         Some(Mark::Deleted(_)) => Line::of("deleted", room),
         Some(Mark::Deletes(seq)) => Line { of: Some(seq), ..Line::of("delete", room) },
         Some(Mark::Clears(seq)) => Line { of: Some(seq), ..Line::of("clear", room) },
@@ -85,12 +82,8 @@ mod tests {
     #[test]
     fn every_event_is_one_line() {
         let info = v1::ClientInfo { user: "ann".into(), client: "c1".into(), ..Default::default() };
-        let publication = v1::Publication {
-            seq: 7,
-            data: Bytes::from_static(b"\"hi\""),
-            info: Some(info.clone()),
-            ..Default::default()
-        };
+        let publication =
+            v1::Publication { seq: 7, data: Bytes::from_static(b"\"hi\""), info: info.packed(), ..Default::default() };
         assert_eq!(
             text(message("lobby", EPOCH, &publication)),
             r#"{"type":"message","room":"lobby","seq":7,"epoch":"a-1-2","user":"ann","data":"hi"}"#

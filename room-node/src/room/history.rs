@@ -121,6 +121,5 @@ impl History {
 }
 
 fn cost(p: &v1::Publication) -> usize {
-    let info = p.info.as_ref().map_or(0, |i| i.user.len() + i.client.len() + i.conn_info.len() + i.chan_info.len());
-    OVERHEAD + p.data.len() + p.id.len() + info
+    OVERHEAD + p.data.len() + p.id.len() + p.info.len()
 }

@@ -9,7 +9,7 @@ use roomring_proto::{Epoch, Incarnation, Seq, v1};
 use v1::event::Kind;
 use v1::publication::Mark;
 
-use super::testing::{Log, ann, room};
+use super::testing::{Log, ann, room, told};
 use super::*;
 use crate::entry::{Body, Client, Entry, Publish, Retracts};
 
@@ -102,7 +102,7 @@ fn entries(steps: &[Step]) -> Vec<Entry> {
         let publish = |seq: u64, bytes: usize, id: String, router: u64, number: u64, settled_below: u64| {
             let (seq, router) = (Seq(seq), Incarnation(router));
             let data = vec![b'1'; bytes].into();
-            Publish { seq, data, info: Some(ann("c0")), id, router, number, settled_below, retracts: None }
+            Publish { seq, data, info: told(&ann("c0")), id, router, number, settled_below, retracts: None }
         };
         let body = match step.action {
             Action::Create { history_size } => {
@@ -117,7 +117,7 @@ fn entries(steps: &[Step]) -> Vec<Entry> {
             Action::Retract { behind, number } => {
                 let retracts = Some(Retracts::read(if behind == 0 { 0 } else { (top + 1).saturating_sub(behind) }));
                 let publish = publish(top + 1, 0, String::new(), 102, number, 0);
-                Body::Publish { room, publish: Publish { data: EMPTY, info: None, retracts, ..publish } }
+                Body::Publish { room, publish: Publish { data: EMPTY, info: Bytes::new(), retracts, ..publish } }
             }
             Action::Join { client, router } => {
                 let info = Client { user: format!("u{}", client % 2), ..ann(&format!("c{client}")) };
@@ -227,7 +227,7 @@ proptest! {
                 let readable = kept.iter().filter(|p| p.mark.is_none());
                 prop_assert!(readable.into_iter().all(|p| !member.gone.contains(&(room.epoch(), p.seq))));
                 let gone = kept.iter().filter(|p| matches!(p.mark, Some(Mark::Deleted(_))));
-                prop_assert!(gone.into_iter().all(|p| p.data == EMPTY && p.info.is_none() && p.id.is_empty()));
+                prop_assert!(gone.into_iter().all(|p| p.data == EMPTY && p.info.is_empty() && p.id.is_empty()));
             }
         }
     }

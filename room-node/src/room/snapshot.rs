@@ -9,6 +9,7 @@ use super::numbers::{Place, RouterNumbers};
 use super::presence::Member;
 use super::rooms::Rooms;
 use super::state::Room;
+use crate::entry::own_both;
 use roomring_control::placement::RoomLimits;
 
 /// Room for a field's tag and length around what is counted.
@@ -156,7 +157,8 @@ fn fill(room: &mut Room, epoch: Epoch, state: v1::RoomState, limits: &RoomLimits
         if room.history.last().is_some_and(|last| last.seq.checked_add(1) != Some(publication.seq)) {
             return Err(malformed("its history has a hole"));
         }
-        room.history.push(publication, limits);
+        let (data, info) = own_both(&publication.data, &publication.info);
+        room.history.push(v1::Publication { data, info, ..publication }, limits);
     }
     for member in state.members {
         let info = member.info.ok_or_else(|| malformed("a member lacks its client"))?;

@@ -148,7 +148,7 @@ impl Room {
             lsn: lsn.0,
             time_ms: now,
             data: publish.data.clone(),
-            info: publish.info.as_ref().map(Into::into),
+            info: publish.info.clone(),
             id: publish.id.clone(),
             mark: publish.mark(),
         };

@@ -1,5 +1,6 @@
 //! What the tests of the rooms share: a log that is built and applied entry by entry.
 
+use bytes::Bytes;
 use roomring_proto::{Generation, Incarnation, Lsn, RoomId, Seq, Term, Uid, v1};
 use v1::event::Kind;
 
@@ -17,6 +18,11 @@ pub(super) fn room(name: &str) -> RoomId {
 
 pub(super) fn ann(client: &str) -> Client {
     Client { user: "ann".into(), client: client.into(), ..Client::default() }
+}
+
+/// As publications have it.
+pub(super) fn told(client: &Client) -> Bytes {
+    v1::ClientInfo::from(client).packed()
 }
 
 /// Makes entries in order, and applies them.
@@ -59,7 +65,7 @@ impl Log {
         let mut publish = Publish {
             seq,
             data: format!("{{\"n\":{}}}", seq.0).into(),
-            info: Some(ann("c1")),
+            info: told(&ann("c1")),
             id: String::new(),
             router: R1,
             number: 0,
@@ -79,7 +85,7 @@ impl Log {
 
     /// Retracts, and gives what members are told.
     pub(super) fn retract(&mut self, name: &str, retracts: Retracts) -> v1::Publication {
-        let retract = |p: &mut Publish| (p.retracts, p.data, p.info) = (Some(retracts), "{}".into(), None);
+        let retract = |p: &mut Publish| (p.retracts, p.data, p.info) = (Some(retracts), "{}".into(), Bytes::new());
         match self.publish(name, retract).unwrap().event.kind.unwrap() {
             Kind::Publication(p) => p,
             other => panic!("{other:?}"),

@@ -30,7 +30,7 @@ fn a_publication_carries_its_place_its_time_and_its_author() {
     assert_eq!(applied.epoch, Epoch { uid: UID, generation: GENERATION, created: Lsn(1) });
     let Some(Kind::Publication(p)) = applied.event.kind else { panic!("{applied:?}") };
     assert_eq!((p.seq, p.lsn, p.time_ms, &p.id[..], &p.data[..]), (1, 2, 1_000_000, "x", &b"{\"n\":1}"[..]));
-    assert_eq!(p.info.unwrap().user, "ann");
+    assert_eq!(p.author().unwrap().user, "ann");
     assert_eq!((log.room("lobby").seq(), log.room("lobby").lsn()), (Seq(1), Lsn(2)));
 }
 
@@ -110,7 +110,7 @@ fn a_retracted_publication_keeps_its_place_and_nothing_else() {
     log.say("lobby");
     let before = log.rooms.bytes();
     let told = log.retract("lobby", Retracts::One(Seq(1)));
-    assert_eq!((told.seq, &told.data[..], told.info, told.mark), (3, &b"{}"[..], None, Some(Mark::Deletes(1))));
+    assert_eq!((told.seq, &told.data[..], told.author(), told.mark), (3, &b"{}"[..], None, Some(Mark::Deletes(1))));
     let kept = log.room("lobby").history(None, None, false);
     assert_eq!(seqs(&kept), [1, 2, 3]);
     let gone = v1::Publication { lsn: 2, time_ms: 1_000_000, mark: Some(Mark::Deleted(v1::Deleted {})), ..told_of(1) };

@@ -12,7 +12,7 @@ use v1::router_message::Kind as FromRouter;
 use super::leader::{Leader, Links};
 use super::replica::Replica;
 use super::{Ctx, LinkId, Output, Rule, Rules, log};
-use crate::entry::{Body, Client, Entry, Publish, Retracts};
+use crate::entry::{Body, Client, Entry, Publish, Retracts, own_both};
 use crate::room::{Applied, Number, Room, Visit};
 
 /// Bytes of uncommitted entries past which publishes are refused: a seat that does not acknowledge must not fill the memory.
@@ -560,12 +560,13 @@ impl Leader {
                 seq,
             ));
         }
+        let (data, info) = own_both(&publish.data, &publish.info);
         let body = Body::Publish {
             room,
             publish: Publish {
                 seq,
-                data: publish.data,
-                info: publish.info.map(Into::into),
+                data,
+                info,
                 id: publish.id,
                 router,
                 number: publish.number,
@@ -801,7 +802,7 @@ fn publication(entry: &Entry, publish: &Publish) -> v1::Publication {
         lsn: entry.lsn.0,
         time_ms: entry.time_ms,
         data: publish.data.clone(),
-        info: publish.info.as_ref().map(Into::into),
+        info: publish.info.clone(),
         id: publish.id.clone(),
         mark: publish.mark(),
     }

@@ -302,7 +302,7 @@ impl World {
             settled_below,
             generation: 1,
             data: self.router.unanswered[&number].clone(),
-            info: None,
+            info: Bytes::new(),
             id: String::new(),
             keeps: None,
         };

@@ -279,7 +279,7 @@ pub(crate) fn publish(room: &str, number: u64, data: &str) -> v1::Publish {
         settled_below: 0,
         generation: 0,
         data: data.to_owned().into(),
-        info: Some(client("a")),
+        info: client("a").packed(),
         id: String::new(),
         keeps: None,
     }

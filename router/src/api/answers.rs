@@ -160,7 +160,8 @@ struct Publication {
 impl Publication {
     fn new(publication: v1::Publication, payload: Payload) -> Self {
         let tags = tags(&publication).map(|(name, value)| (name, value.into_owned())).collect();
-        let v1::Publication { seq, data, info, .. } = publication;
+        let author = publication.author();
+        let v1::Publication { seq, data, .. } = publication;
         let data = match payload {
             Payload::Json => embedded(&data).ok_or(data),
             Payload::Binary => Err(data),
@@ -169,7 +170,7 @@ impl Publication {
             Ok(json) => (Some(json), None),
             Err(bytes) => (None, Some(STANDARD.encode(bytes))),
         };
-        Self { offset: seq, data, b64data, info: info.map(Info::from), tags }
+        Self { offset: seq, data, b64data, info: author.map(Info::from), tags }
     }
 }
 

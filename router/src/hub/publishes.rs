@@ -124,7 +124,7 @@ impl Publishes {
             settled_below,
             generation: first_sent_in,
             data: wanted.data.clone(),
-            info: (!wanted.client.id.is_empty()).then(|| info(&wanted.client)),
+            info: author(&wanted.client),
             id: wanted.id.clone(),
             keeps: self.namespaces.keeps(&wanted.room).map(Box::new),
         };
@@ -264,6 +264,11 @@ impl Waiting {
 }
 
 /// How a client is shown to others.
+/// Who publishes; nobody for a server.
+fn author(client: &Client) -> Bytes {
+    if client.id.is_empty() { Bytes::new() } else { info(client).packed() }
+}
+
 pub(super) fn info(client: &Client) -> v1::ClientInfo {
     v1::ClientInfo {
         user: client.user.clone(),

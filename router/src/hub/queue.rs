@@ -417,7 +417,7 @@ fn cost_of(frame: &Frame) -> usize {
 
 fn cost(message: &ToClient) -> usize {
     let publications = |list: &[roomring_proto::v1::Publication]| -> usize {
-        list.iter().map(|p| OVERHEAD + p.data.len() + p.info.as_ref().map_or(0, |i| i.conn_info.len())).sum()
+        list.iter().map(|p| OVERHEAD + p.data.len() + p.info.len()).sum()
     };
     OVERHEAD
         + match message {

@@ -103,7 +103,8 @@ impl Room {
 
     fn publish(&mut self, room: &RoomId, by: Option<&Client>, data: bytes::Bytes, id: &str) {
         self.seq += 1;
-        let info = by.map(|c| v1::ClientInfo { user: c.user.clone(), client: c.id.clone(), ..Default::default() });
+        let info = |c: &Client| v1::ClientInfo { user: c.user.clone(), client: c.id.clone(), ..Default::default() };
+        let info = by.map(|c| info(c).packed()).unwrap_or_default();
         let publication = v1::Publication { seq: self.seq, data, info, id: id.to_owned(), ..Default::default() };
         let push = Push::Publication(&publication);
         let line = plain::message(room.as_str(), EPOCH, &publication);

@@ -197,7 +197,7 @@ fn replies_of_the_examples() {
     assert_eq!(
         pushed(
             "room:7",
-            Push::Publication(&v1::Publication { info: Some(info("42", "c1")), ..publication(43, r#"{"t":"yo"}"#) })
+            Push::Publication(&v1::Publication { info: info("42", "c1").packed(), ..publication(43, r#"{"t":"yo"}"#) })
         ),
         r#"{"push":{"channel":"room:7","pub":{"data":{"t":"yo"},"info":{"user":"42","client":"c1"},"offset":43}}}"#
     );

@@ -291,11 +291,19 @@ struct WireUnsubscribe {
 struct WirePublication<'a> {
     data: Embedded<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    info: Option<WireInfo<'a>>,
+    info: Option<WireAuthor<'a>>,
     #[serde(skip_serializing_if = "is_zero")]
     offset: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     tags: Option<WireTags<'a>>,
+}
+
+struct WireAuthor<'a>(&'a v1::Publication);
+
+impl Serialize for WireAuthor<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.author().as_ref().map(WireInfo::from).serialize(serializer)
+    }
 }
 
 struct WireTags<'a>(&'a v1::Publication);
@@ -310,7 +318,7 @@ impl<'a> From<&'a v1::Publication> for WirePublication<'a> {
     fn from(p: &'a v1::Publication) -> Self {
         Self {
             data: Embedded(&p.data),
-            info: p.info.as_ref().map(Into::into),
+            info: (!p.info.is_empty()).then_some(WireAuthor(p)),
             offset: p.seq,
             tags: tags(p).next().is_some().then_some(WireTags(p)),
         }

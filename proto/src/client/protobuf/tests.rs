@@ -87,7 +87,7 @@ fn replies_of_the_examples() {
     let info = v1::ClientInfo { user: "42".into(), client: "c1".into(), ..Default::default() };
     let mut frame = super::push(
         "room:7",
-        &Push::Publication(&v1::Publication { info: Some(info), ..publication(43, r#"{"t":"yo"}"#) }),
+        &Push::Publication(&v1::Publication { info: info.packed(), ..publication(43, r#"{"t":"yo"}"#) }),
     )
     .to_vec();
     frame.extend(reply(3, Ok(Answer::Publish)));
@@ -339,7 +339,7 @@ prop_compose! {
     fn any_publication()(
         seq in 0u64..1 << 53, data in payload(), info in prop::option::of(client_info()), id in text(), mark in mark(),
     ) -> v1::Publication {
-        v1::Publication { seq, data: raw(&data), info, id, mark, ..Default::default() }
+        v1::Publication { seq, data: raw(&data), info: info.map(|i| i.packed()).unwrap_or_default(), id, mark, ..Default::default() }
     }
 }
 

@@ -138,7 +138,7 @@ impl From<&Subscribed> for wire::SubscribeResult {
 impl From<&v1::Publication> for wire::Publication {
     fn from(p: &v1::Publication) -> Self {
         let tags = tags(p).map(|(name, value)| (name.to_owned(), value.into_owned()));
-        Self { data: p.data.clone(), info: p.info.as_ref().map(Into::into), offset: p.seq, tags: tags.collect() }
+        Self { data: p.data.clone(), info: p.author().as_ref().map(Into::into), offset: p.seq, tags: tags.collect() }
     }
 }
 
