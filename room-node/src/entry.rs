@@ -285,11 +285,14 @@ mod tests {
     #[test]
     fn an_entry_keeps_nothing_of_the_batch_that_it_came_in() {
         let batch = Bytes::from(vec![b'1'; 1 << 20]);
-        let publish = v1::PublishEntry { data: batch.slice(..100), info: batch.slice(100..150), ..Default::default() };
-        let info = v1::ClientInfo { conn_info: batch.slice(..10), chan_info: batch.slice(..10), ..Default::default() };
-        let join = v1::JoinEntry { info: Some(info), router: 1 };
-        for body in [v1::entry::Body::Publish(publish), v1::entry::Body::Join(join)] {
-            let entry = v1::Entry { room: "lobby".into(), body: Some(body), ..Default::default() };
+        let part = || batch.slice(100..150);
+        let publish = || v1::PublishEntry { data: part(), info: part(), ..Default::default() };
+        let info = || v1::ClientInfo { conn_info: part(), chan_info: part(), ..Default::default() };
+        let bodies: [&dyn Fn() -> v1::entry::Body; 2] = [&|| v1::entry::Body::Publish(publish()), &|| {
+            v1::entry::Body::Join(v1::JoinEntry { info: Some(info()), router: 1 })
+        }];
+        for body in bodies {
+            let entry = v1::Entry { room: "lobby".into(), body: Some(body()), ..Default::default() };
             assert!(!batch.is_unique());
             let read = Entry::read(entry, |_| None).unwrap();
             assert!(batch.is_unique(), "{read:?}");

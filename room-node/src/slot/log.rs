@@ -18,6 +18,9 @@ pub(super) enum Shown {
     Presence(Box<v1::Event>),
 }
 
+/// Room for entries that a log keeps, however few it has.
+const KEEP: usize = 16;
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Item {
     entry: Entry,
@@ -123,6 +126,10 @@ impl Log {
             self.base_term = first.entry.term;
             self.bytes -= first.entry.cost();
             self.items.pop_front();
+        }
+        if self.items.capacity() > KEEP.max(self.items.len().saturating_mul(4)) {
+            // A busier time has left it. By half at least, so that a log that rises and falls is seldom moved.
+            self.items.shrink_to(self.items.len() * 2);
         }
     }
 

@@ -23,6 +23,10 @@ use crate::limits::{BadHeader, Place, read_header};
 /// Connections that the kernel holds until they are accepted: a reconnect of all of a dead router's clients comes at once.
 const BACKLOG: i32 = 4_096;
 
+/// Bytes that a connection's socket takes before any of them was sent. What a client is slow to read then waits in its queue, where it
+/// counts, and not in megabytes of the kernel's.
+const UNSENT: u32 = 128 << 10;
+
 /// Largest request header, in bytes: browsers' cookies fit.
 const HEADER_BYTES: usize = 16 << 10;
 
@@ -64,6 +68,9 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     // A restarted router must not wait for the connections of the one before it to be forgotten.
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
+    // Accepted sockets have these from the one that they were accepted by. Small frames go out at once: we gather them ourselves.
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_notsent_lowat(UNSENT)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     TcpListener::from_std(socket.into())
@@ -198,11 +205,6 @@ impl Drop for Pass {
 }
 
 async fn connection<B: Backend>(mut stream: TcpStream, peer: IpAddr, app: Arc<App<B>>, tls: Option<Arc<Tls>>) {
-    // Small frames go out at once: we gather them ourselves.
-    if let Err(e) = stream.set_nodelay(true) {
-        tracing::debug!(error = %e, "connection lost at once");
-        return;
-    }
     let source = match Source::of(&mut stream, peer, tls.is_some(), &app).await {
         Ok(source) => Arc::new(source),
         Err(error) => return tracing::debug!(%peer, %error, "a proxy does not say whom it speaks for"),
@@ -283,5 +285,19 @@ async fn finish<C: Future<Output = hyper::Result<()>>, B: Backend>(
                 return Ok(());
             },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn connections_have_the_options_of_their_listener() {
+        let listener = bind("127.0.0.1:0").await.unwrap();
+        let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        assert!(stream.nodelay().unwrap());
+        assert_eq!(socket2::SockRef::from(&stream).tcp_notsent_lowat().unwrap(), UNSENT);
     }
 }

@@ -177,18 +177,31 @@ impl ClientQueue {
         if state.slow || state.closed {
             return Pushed::Refused;
         }
-        let full = state.items.len() >= MESSAGES;
         // Replies have a bound of their own: a large recovery must not make the next push overflow.
         let event = !matches!(message, ToClient::Push(_)) || self.held.load(Ordering::Relaxed);
-        let backlog = if event { &mut state.replies } else { &mut state.pushes };
-        if full || (*backlog > 0 && *backlog + cost > self.max_bytes) {
+        let fits = |state: &State| {
+            let backlog = if event { state.replies } else { state.pushes };
+            state.items.len() < MESSAGES && (backlog == 0 || backlog + cost <= self.max_bytes)
+        };
+        if !fits(&state) && state.events == 0 && !state.full {
+            // Much came at once and nobody had a turn to write it: the client is not slow before its socket takes no more.
+            match state.write() {
+                None | Some(Written::All) => {}
+                Some(Written::Full) => (state.full, state.woken) = (true, true),
+                Some(Written::Broken) => state.woken = true,
+            }
+            if state.woken {
+                self.wake.notify_one();
+            }
+        }
+        if !fits(&state) {
             state.slow = true;
             state.clear();
             drop(state);
             self.wake.notify_one();
             return Pushed::Overflowed;
         }
-        *backlog += cost;
+        *(if event { &mut state.replies } else { &mut state.pushes }) += cost;
         state.items.push_back(match message {
             ToClient::Push(frame) if !event => Item::Frame(frame),
             message => Item::Event(Box::new(message)),
@@ -525,6 +538,32 @@ mod tests {
         let queue = ClientQueue::new(max_bytes);
         queue.attach(Wire::new(writer));
         (queue, client, reader)
+    }
+
+    #[tokio::test]
+    async fn what_comes_at_once_is_written_before_anybody_is_called_slow() {
+        use tokio::io::AsyncReadExt;
+        const MOST: usize = 4_096;
+        let (queue, mut client, _reader) = attached(MOST).await;
+        // Ten times what may wait, in one turn.
+        let frames = 10 * MOST / 512;
+        for n in 0..frames {
+            let pushed = queue.push(push(512));
+            assert!(matches!((n, pushed), (0, Pushed::Owed) | (1.., Pushed::Queued)), "{n}: {pushed:?}");
+        }
+        queue.flush();
+        let mut told = vec![0; frames * (512 + 4)];
+        client.read_exact(&mut told).await.unwrap();
+        assert!(!queue.is_woken(), "nothing is left for the task");
+        // It is slow when its socket takes no more.
+        let mut taken = 0;
+        while queue.push(push(512)) != Pushed::Overflowed {
+            taken += 516;
+            assert!(taken < 1 << 28, "never full");
+        }
+        assert!(taken > MOST);
+        let nothing = |_, _: &mut Vec<Frame>| ControlFlow::Continue(());
+        assert_eq!(queue.pump([], nothing), Err(Slow));
     }
 
     #[tokio::test]
