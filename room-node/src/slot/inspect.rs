@@ -156,7 +156,7 @@ impl Led<'_> {
 
     /// Up to where each seat acknowledged in this term.
     pub fn matched(self) -> BTreeMap<Seat, Lsn> {
-        let known = |(seat, progress): (&Seat, &Progress)| Some((*seat, progress.matched()?));
+        let known = |(seat, progress): (&Seat, &Box<Progress>)| Some((*seat, progress.matched()?));
         self.leader.progress.iter().filter_map(known).collect()
     }
 }

@@ -76,7 +76,8 @@ pub(super) struct Leader {
     /// The tail found at the beginning of the term ends here; once it is committed the slot is served.
     pub(super) tail_end: Lsn,
     promoted: bool,
-    pub(super) progress: BTreeMap<Seat, Progress>,
+    // Boxed: a tree has room for eleven, and there are one or two.
+    pub(super) progress: BTreeMap<Seat, Box<Progress>>,
     /// Learners proposed for in-sync, with the version known when they were. Their acknowledgements are waited for until a
     /// later version is seen, since the proposal may have landed.
     pub(super) proposed: BTreeMap<Seat, Version>,
@@ -148,7 +149,7 @@ impl Leader {
     }
 
     pub(super) fn next_deadline(&self) -> Option<Time> {
-        let progress = self.progress.values().filter_map(Progress::deadline);
+        let progress = self.progress.values().filter_map(|p| p.deadline());
         let gone = self.gone.values().copied().filter(|_| self.promoted);
         let fence = self.fence_at.filter(|_| !self.known.is_empty());
         let looks = [self.ready_at, self.commit_notice_at, self.watch_at, self.age_at, fence];
@@ -165,7 +166,7 @@ impl Leader {
                 if ctx.up.contains(&seat.incarnation) {
                     progress.on_up(seat, self.term, replica, ctx, out);
                 }
-                self.progress.insert(seat, progress);
+                self.progress.insert(seat, Box::new(progress));
             }
         }
         // A proposal counts for one base only: those still due are made again on the new one.
@@ -307,7 +308,7 @@ impl Leader {
         let in_sync = ctx.record.in_sync.iter().filter(|s| **s != replica.seat && rules.keep(Rule::WaitsForInSync));
         in_sync
             .chain(self.proposed.keys().filter(|_| rules.keep(Rule::WaitsForProposed)))
-            .map(|seat| self.progress.get(seat).and_then(Progress::matched).unwrap_or(Lsn(0)))
+            .map(|seat| self.progress.get(seat).and_then(|p| p.matched()).unwrap_or(Lsn(0)))
             .min()
             .map_or(replica.log.last(), |l| l.min(replica.log.last()))
     }

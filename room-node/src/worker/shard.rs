@@ -86,7 +86,8 @@ pub struct Shard {
     rules: Rules,
     placement: Option<Arc<Placement>>,
     contact: Option<Time>,
-    slots: BTreeMap<SlotId, Held>,
+    // Boxed, as they are large: a tree keeps room for up to twice as many as are in it.
+    slots: BTreeMap<SlotId, Box<Held>>,
     /// Slots that have taken something since they were settled.
     unsettled: Vec<SlotId>,
     /// When each slot wants its next tick.
@@ -360,7 +361,7 @@ impl Shard {
                 presence_grace: settings.presence_grace,
                 rules: self.rules,
             });
-            self.slots.insert(id, Held { slot, seat, deadline: None, unsettled: false });
+            self.slots.insert(id, Box::new(Held { slot, seat, deadline: None, unsettled: false }));
         } else {
             return;
         }
