@@ -28,7 +28,6 @@ pub struct Room {
 }
 
 /// What became of a publish entry.
-#[expect(clippy::large_enum_variant, reason = "nearly every one is the largest, and lives for a moment")]
 pub(super) enum Taken {
     Appended(v1::Publication),
     /// It names the seq under which its id is remembered: it only says what became of its number.

@@ -7,7 +7,6 @@ use roomring_control::clock::Time;
 use roomring_control::placement::SlotRecord;
 use roomring_proto::{Generation, Lsn, Seat, Term, Version};
 
-use super::catchup::Progress;
 use super::tail::Tail;
 use super::{Leader, Replica, Retention, Slot};
 use crate::entry::Entry;
@@ -156,7 +155,6 @@ impl Led<'_> {
 
     /// Up to where each seat acknowledged in this term.
     pub fn matched(self) -> BTreeMap<Seat, Lsn> {
-        let known = |(seat, progress): (&Seat, &Box<Progress>)| Some((*seat, progress.matched()?));
-        self.leader.progress.iter().filter_map(known).collect()
+        self.leader.progress.iter().filter_map(|(seat, progress)| Some((*seat, progress.matched()?))).collect()
     }
 }
