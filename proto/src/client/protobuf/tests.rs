@@ -339,7 +339,8 @@ prop_compose! {
     fn any_publication()(
         seq in 0u64..1 << 53, data in payload(), info in prop::option::of(client_info()), id in text(), mark in mark(),
     ) -> v1::Publication {
-        v1::Publication { seq, data: raw(&data), info: info.map(|i| i.packed()).unwrap_or_default(), id, mark, ..Default::default() }
+        let info = info.map(|i| i.packed()).unwrap_or_default();
+        v1::Publication { seq, data: raw(&data), info, id, mark, ..Default::default() }
     }
 }
 
