@@ -357,8 +357,8 @@ impl Config {
         self.home.clone().unwrap_or_else(|| PathBuf::from(format!("roomring-{}", self.id)))
     }
 
-    /// How many threads carry messages. One that wakes another spends more on that than on a message, so a node has fewer than there
-    /// are cores; routers and the kernel use the rest.
+    /// How many threads carry messages. Waking another one costs more than a message does, so there are fewer than cores;
+    /// routers and the kernel use the rest.
     pub fn threads(&self) -> usize {
         let half = || std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2));
         self.threads.map_or_else(half, |n| count(n.into()))
@@ -551,6 +551,7 @@ mod tests {
             ("--replication=4", "`replication`: is 4, it must be 1 to 3"),
             ("--min-in-sync=3", "`min_in_sync`: is 3, it must be 1 to 2"),
             ("--weight=0", "`weight`: is 0, it must be 1 to 10000"),
+            ("--threads=0", "`threads`: is 0, it must be 1 to 1024"),
             ("--fence-after=1ms", "`fence_after`: is 1ms, it must be 500ms to 1day"),
             ("--lease-ttl=1s", "`lease_ttl`: is 1s, it must be 2s to 1day"),
             ("--listen=0.0.0.0:7400", "`advertise`: must be given when listening on 0.0.0.0:7400"),

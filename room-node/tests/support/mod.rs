@@ -94,8 +94,8 @@ pub(crate) struct Node {
 pub(crate) fn config(etcd: &Etcd, id: &str, home: &Path, flags: &[&str]) -> Config {
     let (id, etcd) = (format!("--id={id}"), format!("--etcd={}", etcd.url));
     let (home, slots) = (format!("--home={}", home.display()), format!("--slots={SLOTS}"));
-    // One copy: where a slot is shows in who serves it.
-    let common = ["--replication=1", "--listen=127.0.0.1:0", "--presence-grace=1s"];
+    // One copy: where a slot is shows in who serves it. Two workers, wherever this runs.
+    let common = ["--threads=2", "--replication=1", "--listen=127.0.0.1:0", "--presence-grace=1s"];
     let args = ["roomring-node", &id, &etcd, &home, &slots].into_iter().chain(common);
     let args: Vec<&str> = args.chain(flags.iter().copied()).collect();
     roomring_control::daemon::config::parse::<Flags, Config>(args).unwrap()
