@@ -11,6 +11,7 @@ mod numbers;
 mod presence;
 #[cfg(test)]
 mod properties;
+mod quiet;
 mod rooms;
 mod snapshot;
 mod state;

@@ -191,6 +191,7 @@ fn check(rooms: &Rooms) {
         assert!(listed == room.num_clients() || (listed == 0 && room.num_clients() > limits.presence_list_limit));
         assert!(listed <= limits.presence_list_limit);
         members += room.num_clients();
+        assert_eq!(rooms.top(name.as_str()), Some((room.epoch(), room.seq())));
         if kept.is_empty() && room.num_clients() == 0 && room.num_ids() == 0 {
             removable.push(name);
         }

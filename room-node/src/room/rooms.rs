@@ -1,5 +1,6 @@
 //! All rooms of one slot.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use roomring_proto::{Epoch, Generation, Incarnation, Lsn, RoomId, Seq, Uid, v1};
@@ -7,6 +8,7 @@ use v1::event::Kind;
 
 use super::limits::LimitMet;
 use super::numbers::{Number, Place, RouterNumbers};
+use super::quiet::Quiet;
 use super::state::{Room, Taken};
 use crate::entry::{Body, Client, Entry, Publish};
 use roomring_control::placement::RoomLimits;
@@ -45,17 +47,36 @@ pub struct Rooms {
     pub(super) uid: Uid,
     pub(super) generation: Generation,
     pub(super) limits: RoomLimits,
-    // Boxed: a tree keeps room for up to twice as many as are in it.
-    pub(super) rooms: BTreeMap<RoomId, Box<Room>>,
+    pub(super) rooms: BTreeMap<RoomId, Held>,
     pub(super) numbers: BTreeMap<Incarnation, RouterNumbers>,
     pub(super) last_time_ms: u64,
     /// Members per router.
     routers: BTreeMap<Incarnation, usize>,
-    /// Rooms by when something of them is too old; the lsn of its creation tells one room from another.
-    due: BTreeMap<(u64, Lsn), RoomId>,
+    /// Rooms by when something of them is too old.
+    due: BTreeSet<(u64, RoomId)>,
     removable: BTreeSet<RoomId>,
     members: usize,
     bytes: usize,
+}
+
+/// A room as it is held. Boxed: a tree keeps room for up to twice as many as are in it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) enum Held {
+    Live(Box<Room>),
+    Quiet(Quiet),
+}
+
+impl Held {
+    fn of(room: Room) -> Self {
+        Quiet::of(&room).map_or_else(|| Self::Live(Box::new(room)), Self::Quiet)
+    }
+
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Live(room) => room.bytes(),
+            Self::Quiet(quiet) => quiet.bytes(),
+        }
+    }
 }
 
 /// What the indexes of [`Rooms`] hold of a room; the default for a room that is not there.
@@ -68,12 +89,13 @@ struct Mark {
 }
 
 impl Mark {
-    fn of(name: &RoomId, room: &Room, limits: &RoomLimits) -> Self {
+    /// `bytes`: those of the room as it is held.
+    fn of(name: &RoomId, room: &Room, bytes: usize, limits: &RoomLimits) -> Self {
         Self {
             due: room.due(limits),
             removable: room.is_removable(),
             members: room.num_clients(),
-            bytes: room.bytes() + name.as_str().len(),
+            bytes: bytes + name.as_str().len(),
         }
     }
 }
@@ -89,7 +111,7 @@ impl Rooms {
             numbers: BTreeMap::new(),
             last_time_ms: 0,
             routers: BTreeMap::new(),
-            due: BTreeMap::new(),
+            due: BTreeSet::new(),
             removable: BTreeSet::new(),
             members: 0,
             bytes: 0,
@@ -130,7 +152,7 @@ impl Rooms {
             Body::Leave { room, client } => (room, client),
             Body::Create { .. } | Body::Publish { .. } | Body::Expire | Body::Remove { .. } => return None,
         };
-        let room = self.rooms.get(name)?;
+        let room = self.get(name.as_str())?;
         let (info, router, left, clients) = match (&entry.body, room.member(client)) {
             (Body::Join { info, router, .. }, None) => (info, *router, false, room.num_clients() + 1),
             (Body::Leave { .. }, Some((info, router))) => (info, router, true, room.num_clients() - 1),
@@ -141,8 +163,24 @@ impl Rooms {
     }
 
     /// The room, if it exists.
-    pub fn get(&self, room: &str) -> Option<&Room> {
-        self.rooms.get(room).map(|room| &**room)
+    pub fn get(&self, room: &str) -> Option<Cow<'_, Room>> {
+        self.rooms.get(room).map(|held| self.open(held))
+    }
+
+    /// Epoch and top of a room, if it exists: they are cheap to have, whoever is in it.
+    pub fn top(&self, room: &str) -> Option<(Epoch, Seq)> {
+        self.rooms.get(room).map(|held| self.top_of(held))
+    }
+
+    /// All rooms by name, with members, epoch and top.
+    pub fn tops(&self) -> impl Iterator<Item = (&RoomId, usize, (Epoch, Seq))> {
+        self.rooms.iter().map(|(name, held)| {
+            let members = match held {
+                Held::Live(room) => room.num_clients(),
+                Held::Quiet(_) => 0,
+            };
+            (name, members, self.top_of(held))
+        })
     }
 
     /// The name of a room that exists, as it is held here: a clone of it takes no memory.
@@ -151,8 +189,8 @@ impl Rooms {
     }
 
     /// All rooms, by name.
-    pub fn iter(&self) -> impl Iterator<Item = (&RoomId, &Room)> {
-        self.rooms.iter().map(|(name, room)| (name, &**room))
+    pub fn iter(&self) -> impl Iterator<Item = (&RoomId, Cow<'_, Room>)> {
+        self.rooms.iter().map(|(name, held)| (name, self.open(held)))
     }
 
     /// Number of rooms.
@@ -187,7 +225,7 @@ impl Rooms {
 
     /// From when on an `Expire` entry changes something, in unix ms; `None` if nothing here ages.
     pub fn expiry_due(&self) -> Option<u64> {
-        let rooms = self.due.first_key_value().map(|((due, _), _)| *due);
+        let rooms = self.due.first().map(|(due, _)| *due);
         let routers = self.numbers.iter().filter_map(|(router, numbers)| self.numbers_due(*router, numbers)).min();
         [rooms, routers].into_iter().flatten().min()
     }
@@ -203,11 +241,13 @@ impl Rooms {
         if !self.routers.contains_key(&router) {
             return Vec::new();
         }
-        let of_room = |(name, room): (&RoomId, &Room)| {
+        let of_room = |(name, held): (&RoomId, &Held)| {
+            // Nobody is in the others.
+            let Held::Live(room) = held else { return Vec::new() };
             let clients = room.members.iter().filter(|m| m.router == router).map(|m| m.info.client.clone());
             clients.map(|client| (name.clone(), client)).collect::<Vec<_>>()
         };
-        self.iter().flat_map(of_room).collect()
+        self.rooms.iter().flat_map(of_room).collect()
     }
 
     /// Router processes that have members here.
@@ -222,7 +262,7 @@ impl Rooms {
 
     /// Place of the first publication under this id, while it is remembered.
     pub fn seen_id(&self, room: &str, id: &str) -> Option<Seq> {
-        self.rooms.get(room)?.ids.get(id)
+        self.get(room)?.ids.get(id)
     }
 
     /// Whether `count` more rooms may be created.
@@ -232,13 +272,13 @@ impl Rooms {
 
     /// Whether `count` more members may join `room`.
     pub fn admits_members(&self, room: &str, count: usize) -> Result<(), LimitMet> {
-        let held = self.get(room).map_or(0, Room::num_clients);
+        let held = self.get(room).map_or(0, |room| room.num_clients());
         LimitMet::check("too many members in this room", held, count, self.limits.members)
     }
 
     /// Whether `count` more publishes with an id may be made in `room`.
     pub fn admits_ids(&self, room: &str, count: usize) -> Result<(), LimitMet> {
-        let held = self.get(room).map_or(0, Room::num_ids);
+        let held = self.get(room).map_or(0, |room| room.num_ids());
         LimitMet::check("too many publish ids remembered in this room", held, count, self.limits.ids_per_room)
     }
 
@@ -257,17 +297,21 @@ impl Rooms {
         for member in room.members.iter() {
             *self.routers.entry(member.router).or_default() += 1;
         }
-        let mark = Mark::of(&name, &room, &self.limits);
-        self.index(&name, room.created(), Mark::default(), mark);
-        self.rooms.insert(name, Box::new(room));
+        let mut mark = Mark::of(&name, &room, 0, &self.limits);
+        let held = Held::of(room);
+        mark.bytes += held.bytes();
+        self.index(&name, Mark::default(), mark);
+        self.rooms.insert(name, held);
     }
 
     fn remove(&mut self, name: &RoomId) {
-        let Some(room) = self.rooms.remove(name) else { return };
+        let Some(held) = self.rooms.remove(name) else { return };
+        let room = self.open(&held);
+        let was = Mark::of(name, &room, held.bytes(), &self.limits);
         for member in room.members.iter() {
             drop_one(&mut self.routers, member.router);
         }
-        self.index(name, room.created(), Mark::of(name, &room, &self.limits), Mark::default());
+        self.index(name, was, Mark::default());
     }
 
     fn publish(&mut self, name: &RoomId, lsn: Lsn, publish: &Publish) -> Option<Applied> {
@@ -305,8 +349,8 @@ impl Rooms {
 
     fn expire(&mut self) {
         let now = self.last_time_ms;
-        while let Some((&(due, _), name)) = self.due.first_key_value()
-            && due <= now
+        while let Some((due, name)) = self.due.first()
+            && *due <= now
         {
             let name = name.clone();
             self.change(&name, |room, limits| room.expire(now, limits));
@@ -324,24 +368,52 @@ impl Rooms {
 
     /// Runs `act` on a room, if it exists, and keeps the indexes right.
     fn change<T>(&mut self, name: &RoomId, act: impl FnOnce(&mut Room, &RoomLimits) -> T) -> Option<(Epoch, T)> {
-        let room = self.rooms.get_mut(name)?;
-        let was = Mark::of(name, room, &self.limits);
+        let held = self.rooms.get_mut(name)?;
+        let held_bytes = held.bytes();
+        if let Held::Quiet(quiet) = held {
+            let (uid, generation) = (self.uid, self.generation);
+            let room = quiet.room(|created| Epoch { uid, generation, created }, &self.limits);
+            *held = Held::Live(Box::new(room));
+        }
+        let Held::Live(room) = held else { return None };
+        let was = Mark::of(name, room, held_bytes, &self.limits);
         let result = act(room, &self.limits);
-        let is = Mark::of(name, room, &self.limits);
+        let mut is = Mark::of(name, room, 0, &self.limits);
         let epoch = room.epoch();
-        self.index(name, epoch.created, was, is);
+        if let Some(quiet) = Quiet::of(room) {
+            *held = Held::Quiet(quiet);
+        }
+        is.bytes += held.bytes();
+        self.index(name, was, is);
         Some((epoch, result))
     }
 
-    fn index(&mut self, name: &RoomId, created: Lsn, was: Mark, is: Mark) {
+    fn open<'a>(&self, held: &'a Held) -> Cow<'a, Room> {
+        match held {
+            Held::Live(room) => Cow::Borrowed(room),
+            Held::Quiet(quiet) => Cow::Owned(quiet.room(|created| self.epoch(created), &self.limits)),
+        }
+    }
+
+    fn top_of(&self, held: &Held) -> (Epoch, Seq) {
+        match held {
+            Held::Live(room) => (room.epoch(), room.seq()),
+            Held::Quiet(quiet) => {
+                let (created, seq) = quiet.head();
+                (self.epoch(created), seq)
+            }
+        }
+    }
+
+    fn index(&mut self, name: &RoomId, was: Mark, is: Mark) {
         self.members = self.members + is.members - was.members;
         self.bytes = self.bytes + is.bytes - was.bytes;
         if was.due != is.due {
             if let Some(due) = was.due {
-                self.due.remove(&(due, created));
+                self.due.remove(&(due, name.clone()));
             }
             if let Some(due) = is.due {
-                self.due.insert((due, created), name.clone());
+                self.due.insert((due, name.clone()));
             }
         }
         if was.removable && !is.removable {

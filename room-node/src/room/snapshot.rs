@@ -20,8 +20,8 @@ impl Rooms {
     /// A large room goes on in the next part under the same head. Never empty.
     pub fn snapshot(&self, part_bytes: usize) -> Vec<v1::SlotState> {
         let mut parts = Parts { limit: part_bytes, done: Vec::new(), current: v1::SlotState::default(), size: 0 };
-        for (name, room) in &self.rooms {
-            parts.room(name, room);
+        for (name, room) in self.iter() {
+            parts.room(name, &room);
         }
         for (router, numbers) in &self.numbers {
             parts.router(*router, numbers);
@@ -75,30 +75,18 @@ struct Parts {
 
 impl Parts {
     fn room(&mut self, name: &RoomId, room: &Room) {
-        let head = v1::RoomState {
-            room: name.as_str().to_owned(),
-            created: room.created().0,
-            seq: room.seq.0,
-            lsn: room.lsn.0,
-            presence_lsn: room.presence_lsn.0,
-            keeps: room.history.keeps().into(),
-            ..Default::default()
-        };
+        let head = v1::RoomState { room: name.as_str().to_owned(), ..head_of(room) };
         self.make_space(head.encoded_len());
         self.current.rooms.push(head.clone());
         for publication in room.history.iter() {
             self.in_room(&head, publication.encoded_len()).history.push(publication.clone());
         }
         for member in room.members.iter() {
-            let state = v1::MemberState {
-                info: Some((&member.info).into()),
-                router: member.router.0,
-                announced: member.announced,
-            };
+            let state = member_state(member);
             self.in_room(&head, state.encoded_len()).members.push(state);
         }
         for (id, seq, time_ms) in room.ids.iter() {
-            let state = v1::SeenId { id: id.to_owned(), seq: seq.0, time_ms };
+            let state = seen_id(id, seq, time_ms);
             self.in_room(&head, state.encoded_len()).ids.push(state);
         }
     }
@@ -133,6 +121,43 @@ impl Parts {
         self.size += len + FRAME;
         full
     }
+}
+
+/// A room in one piece, without its name.
+pub(super) fn whole(room: &Room) -> v1::RoomState {
+    v1::RoomState {
+        history: room.history.iter().cloned().collect(),
+        members: room.members.iter().map(member_state).collect(),
+        ids: room.ids.iter().map(|(id, seq, time_ms)| seen_id(id, seq, time_ms)).collect(),
+        ..head_of(room)
+    }
+}
+
+/// The room that is [`whole`].
+pub(super) fn room(epoch: Epoch, state: v1::RoomState, limits: &RoomLimits) -> Result<Room, Malformed> {
+    let mut room = head(epoch, &state);
+    fill(&mut room, epoch, state, limits)?;
+    room.relist(limits);
+    Ok(room)
+}
+
+fn head_of(room: &Room) -> v1::RoomState {
+    v1::RoomState {
+        created: room.created().0,
+        seq: room.seq.0,
+        lsn: room.lsn.0,
+        presence_lsn: room.presence_lsn.0,
+        keeps: room.history.keeps().into(),
+        ..Default::default()
+    }
+}
+
+fn member_state(member: &Member) -> v1::MemberState {
+    v1::MemberState { info: Some((&member.info).into()), router: member.router.0, announced: member.announced }
+}
+
+fn seen_id(id: &str, seq: Seq, time_ms: u64) -> v1::SeenId {
+    v1::SeenId { id: id.to_owned(), seq: seq.0, time_ms }
 }
 
 fn number_state(number: u64, place: &Place) -> v1::NumberState {

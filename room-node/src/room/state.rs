@@ -127,7 +127,12 @@ impl Room {
     }
 
     pub(super) fn bytes(&self) -> usize {
-        OVERHEAD + self.history.bytes() + self.members.bytes() + self.ids.bytes()
+        OVERHEAD + self.held_bytes()
+    }
+
+    /// Those of what is in it.
+    pub(super) fn held_bytes(&self) -> usize {
+        self.history.bytes() + self.members.bytes() + self.ids.bytes()
     }
 
     /// When something of it is too old next, in unix ms.

@@ -1,5 +1,7 @@
 //! What the tests of the rooms share: a log that is built and applied entry by entry.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use roomring_proto::{Generation, Incarnation, Lsn, RoomId, Seq, Term, Uid, v1};
 use v1::event::Kind;
@@ -97,7 +99,7 @@ impl Log {
         assert_eq!(self.add(Body::Expire), None);
     }
 
-    pub(super) fn room(&self, name: &str) -> &Room {
+    pub(super) fn room(&self, name: &str) -> Cow<'_, Room> {
         self.rooms.get(name).unwrap()
     }
 }

@@ -269,7 +269,7 @@ impl Leader {
                     ..Default::default()
                 },
                 (None, Some(room)) => {
-                    let Some(answer) = position(wanted, room, replica.log.base(), &mut replays, ctx.config.rules)
+                    let Some(answer) = position(wanted, &room, replica.log.base(), &mut replays, ctx.config.rules)
                     else {
                         let text = format!("room {} is further at the router", wanted.room);
                         out.push(attach_refused(held.link, &held.attach, self.term(), Reason::Stale, &text));

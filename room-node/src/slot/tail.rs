@@ -43,7 +43,7 @@ impl Tail {
     pub(super) fn room(&self, room: &RoomId, replica: &Replica, epoch: impl Fn(Lsn) -> Epoch) -> Option<(Epoch, Seq)> {
         match self.rooms.get(room) {
             Some(tail) => tail.state.map(|(created, seq)| (epoch(created), seq)),
-            None => replica.rooms.get(room.as_str()).map(|r| (r.epoch(), r.seq())),
+            None => replica.rooms.top(room.as_str()),
         }
     }
 
@@ -76,7 +76,7 @@ impl Tail {
                 return *word;
             }
         }
-        replica.rooms.get(room.as_str()).and_then(|r| r.member(client)).map(|(_, router)| router)
+        replica.rooms.get(room.as_str())?.member(client).map(|(_, router)| router)
     }
 
     /// The clients that `router` holds in `room`, uncommitted entries included.
@@ -114,7 +114,7 @@ impl Tail {
         let Some(room) = entry.room() else { return };
         let tail = self.rooms.entry(room.clone()).or_insert_with(|| TailRoom {
             pending: 0,
-            state: replica.rooms.get(room.as_str()).map(|r| (r.created(), r.seq())),
+            state: replica.rooms.top(room.as_str()).map(|(epoch, seq)| (epoch.created, seq)),
             members: BTreeMap::new(),
         });
         tail.pending += 1;

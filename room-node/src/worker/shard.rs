@@ -9,9 +9,8 @@ use std::sync::Arc;
 use roomring_control::clock::Time;
 use roomring_control::placement::{Placement, SlotRecord};
 use roomring_proto::v1::node_message::Kind as NodeKind;
-use roomring_proto::{Incarnation, PlacementRef, RoomId, Seat, SlotId, Term, Uid, Version, v1};
+use roomring_proto::{Epoch, Incarnation, PlacementRef, RoomId, Seat, Seq, SlotId, Term, Uid, Version, v1};
 
-use crate::room::Room;
 use crate::slot::{self, Env, Input, LinkId, Output, Rules, Slot};
 
 /// Which slots are a worker's: those whose number leaves `index` when divided by `of`.
@@ -276,14 +275,15 @@ impl Shard {
     pub fn rooms(&self) -> Vec<v1::RoomStatus> {
         let served = self.slots.iter().filter(|(_, h)| h.slot.led().is_some_and(slot::inspect::Led::is_promoted));
         let held = served.filter_map(|(slot, h)| Some((slot, h.slot.held()?)));
-        let status = |slot: &SlotId, name: &RoomId, room: &Room| v1::RoomStatus {
+        let status = |slot: &SlotId, name: &RoomId, members: usize, (epoch, seq): (Epoch, Seq)| v1::RoomStatus {
             room: name.as_str().to_owned(),
             slot: slot.0,
-            members: room.num_clients() as u64,
-            seq: room.seq().0,
-            created: room.created().0,
+            members: members as u64,
+            seq: seq.0,
+            created: epoch.created.0,
         };
-        held.flat_map(|(slot, held)| held.rooms().iter().map(move |(name, room)| status(slot, name, room))).collect()
+        held.flat_map(|(slot, held)| held.rooms().tops().map(move |(name, n, top)| status(slot, name, n, top)))
+            .collect()
     }
 
     fn adopt(&mut self, at: Moment, placement: Arc<Placement>, contact: Option<Time>, out: &mut Vec<Output>) {
