@@ -17,6 +17,9 @@ use crate::metrics::OUTBOX_BYTES;
 /// connection is closed; it holds the replay of a few hundred busy rooms, sent at once after a failover.
 const WAITING_BYTES: usize = 64 << 20;
 
+/// Room for messages that an empty queue keeps: more was needed by a burst, and a burst may leave megabytes.
+const MESSAGES_KEPT: usize = 1024;
+
 /// How often the other side hears from us, whatever else is sent: a dozen beats within the silence that ends a connection.
 pub(crate) const HEARTBEAT: Duration = Duration::from_millis(250);
 
@@ -132,6 +135,9 @@ impl<M: prost::Message> Outbox<M> {
             batch.push(message);
         }
         OUTBOX_BYTES.sub(bytes as u64);
+        if queue.waiting.is_empty() && queue.waiting.capacity() > MESSAGES_KEPT {
+            queue.waiting = VecDeque::new();
+        }
         if !batch.is_empty() { Some(Ok(batch)) } else { queue.end.clone().map(Err) }
     }
 

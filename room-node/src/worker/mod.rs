@@ -32,6 +32,9 @@ const MAILS_A_TURN: usize = 256;
 /// Mails after which slots do what became possible: together they bring less than a slot may have uncommitted.
 const MAILS_TOGETHER: usize = 16;
 
+/// Room for outputs that is kept from turn to turn: a burst takes more, and would leave megabytes.
+const OUTPUTS_KEPT: usize = 1024;
+
 /// A worker comes round at least this often, so that its age in heartbeats says whether it hangs.
 const IDLE_TURN: Duration = Duration::from_millis(100);
 
@@ -112,6 +115,9 @@ impl Worker {
         }
         self.shard.tick(moment(), &mut self.out);
         let told = self.outbound.send(&mut self.out, &self.counters, &mut self.meter);
+        if self.out.capacity() > OUTPUTS_KEPT {
+            self.out = Vec::new();
+        }
         for process in told.unanswered {
             // A slot says it again while it lasts.
             let _ = self.words.try_send(Word::Unanswered(process));
