@@ -105,14 +105,14 @@ bench-false-evictions: test-packages ## Keep every core busy for MINUTES=30 and 
 
 .PHONY: bench bench-growth bench-instructions bench-peers
 bench: bench-peers ## Cost of a delivery beside others, ROWS=1x1000,... PEERS=plain,... ARGS=--quick
-	$(CARGO) build --locked --release -p roomring-node -p roomring-router -p roomctl
-	$(CARGO) build --locked --release -p roomring-tests --bins
-	$(TARGET_DIR)/release/bench $(if $(ROWS),--rows $(ROWS)) $(if $(PEERS),--peers $(PEERS)) $(ARGS)
+	$(CARGO) build --locked --profile $(PROFILE) -p roomring-node -p roomring-router -p roomctl
+	$(CARGO) build --locked --profile $(PROFILE) -p roomring-tests --bin bench
+	$(TARGET_DIR)/$(PROFILE)/bench $(if $(ROWS),--rows $(ROWS)) $(if $(PEERS),--peers $(PEERS)) $(ARGS)
 
 bench-growth: bench-peers ## How the cost grows with members, rooms, routers and nodes
-	$(CARGO) build --locked --release -p roomring-node -p roomring-router -p roomctl
-	$(CARGO) build --locked --release -p roomring-tests --bins
-	$(TARGET_DIR)/release/bench --growth $(if $(ROWS),--rows $(ROWS)) $(ARGS)
+	$(CARGO) build --locked --profile $(PROFILE) -p roomring-node -p roomring-router -p roomctl
+	$(CARGO) build --locked --profile $(PROFILE) -p roomring-tests --bin bench
+	$(TARGET_DIR)/$(PROFILE)/bench --growth $(if $(ROWS),--rows $(ROWS)) $(ARGS)
 
 bench-instructions: build-deps ## Instructions and allocations of a message's path against those kept; ARGS=--keep keeps new ones
 	@.ci/need "counting instructions" valgrind:valgrind

@@ -209,13 +209,20 @@ async fn empty_rooms(
         tokio::time::sleep(LET_GO).await;
         Ok::<_, String>(memory(server, Part::Behind))
     };
-    let before = stir(loads).await?;
-    make_rooms(loads, server, row, each).await?;
-    loads.say().await?;
-    loads.close().await;
-    let after = stir(loads).await?;
+    let burst = async |loads: &mut Loads| {
+        make_rooms(loads, server, row, each).await?;
+        loads.say().await?;
+        loads.close().await;
+        stir(loads).await
+    };
+    let none = stir(loads).await?;
+    let first = burst(loads).await?;
+    let second = burst(loads).await?;
     let copies = (row.connections() * each) as f64 * f64::from(row.replication);
-    Ok(named([("bytes an empty room with a message, each copy", (after - before) / copies)]))
+    Ok(named([
+        ("bytes an empty room with a message, each copy", (second - first) / copies),
+        ("bytes each of as many before, with what the rush of them has left", (first - none) / copies),
+    ]))
 }
 
 async fn connections(loads: &mut Loads, server: &Server, row: &Row, more: usize) -> Result<Connections, String> {

@@ -207,7 +207,8 @@ impl Load {
         self.marked = (0, 0);
         self.faults.clear();
         self.fault_count = 0;
-        self.fresh_room = crowd.first_room + crowd.rooms;
+        // Also of those who were there before.
+        self.fresh_room = self.fresh_room.max(crowd.first_room + crowd.rooms);
         (self.more, self.subscriber, self.saying) = ((0, 0), None, None);
         self.crowd = crowd;
         let total = self.crowd.rooms * self.crowd.members;
