@@ -157,8 +157,8 @@ async fn a_restarted_node_is_a_new_process_that_gets_its_slots_empty() {
     nodes.push(world.start("node-2").await);
     // Until then what was settled before looks the same by name.
     let mut view = nodes[0].registry.view();
-    let replaced = view.wait_for(|v| v.placement.as_ref().is_some_and(|p| !p.members.contains_key(&old)));
-    soon("the end of the old process", replaced).await.unwrap().unwrap();
+    let replaced = |v: &ClusterView| v.placement.as_ref().is_some_and(|p| !p.members.contains_key(&old));
+    soon("the end of the old process", view.wait_for(replaced)).await.unwrap();
     let after = until_settled(&nodes[0], &["node-1", "node-2"]).await;
     println!("{} -> {}, settled after {:?}", before.version, after.version, restarted.elapsed());
     let lost = primaries(&before)[&id("node-2")];
