@@ -381,6 +381,7 @@ impl Rooms {
         let mut is = Mark::of(name, room, 0, &self.limits);
         let epoch = room.epoch();
         if let Some(quiet) = Quiet::of(room) {
+            debug_assert_eq!(quiet.room(|_| epoch, &self.limits), **room, "nothing of it is lost");
             *held = Held::Quiet(quiet);
         }
         is.bytes += held.bytes();

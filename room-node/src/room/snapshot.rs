@@ -82,7 +82,11 @@ impl Parts {
             self.in_room(&head, publication.encoded_len()).history.push(publication.clone());
         }
         for member in room.members.iter() {
-            let state = member_state(member);
+            let state = v1::MemberState {
+                info: Some((&member.info).into()),
+                router: member.router.0,
+                announced: member.announced,
+            };
             self.in_room(&head, state.encoded_len()).members.push(state);
         }
         for (id, seq, time_ms) in room.ids.iter() {
@@ -123,11 +127,10 @@ impl Parts {
     }
 }
 
-/// A room in one piece, without its name.
+/// A room that nobody is in, in one piece and without its name.
 pub(super) fn whole(room: &Room) -> v1::RoomState {
     v1::RoomState {
         history: room.history.iter().cloned().collect(),
-        members: room.members.iter().map(member_state).collect(),
         ids: room.ids.iter().map(|(id, seq, time_ms)| seen_id(id, seq, time_ms)).collect(),
         ..head_of(room)
     }
@@ -137,7 +140,6 @@ pub(super) fn whole(room: &Room) -> v1::RoomState {
 pub(super) fn room(epoch: Epoch, state: v1::RoomState, limits: &RoomLimits) -> Result<Room, Malformed> {
     let mut room = head(epoch, &state);
     fill(&mut room, epoch, state, limits)?;
-    room.relist(limits);
     Ok(room)
 }
 
@@ -150,10 +152,6 @@ fn head_of(room: &Room) -> v1::RoomState {
         keeps: room.history.keeps().into(),
         ..Default::default()
     }
-}
-
-fn member_state(member: &Member) -> v1::MemberState {
-    v1::MemberState { info: Some((&member.info).into()), router: member.router.0, announced: member.announced }
 }
 
 fn seen_id(id: &str, seq: Seq, time_ms: u64) -> v1::SeenId {
